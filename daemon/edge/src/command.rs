@@ -1,0 +1,493 @@
+//! What a request is once it has been understood, what may come back, and who answers it.
+//!
+//! The API turns bytes into one of [`ReadCommand`], [`WriteCommand`] and [`ListCommand`]; a [`Backend`] turns that into a
+//! [`Served`], a [`Written`], a [`ListPage`] or a [`Refusal`]; the API turns this into bytes again. Nothing here knows HTTP but for
+//! the words.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use isochrone_ident::{Key, Namespace, Region, Version, WallMicros};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// How much agreement an answer rests on, weakest first. A receipt says what was really given, never more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Level {
+    /// The nearest copy; a write is acknowledged by the first durable replica.
+    Local,
+    /// Read and write overlap on a majority of the key's replicas.
+    Quorum,
+    /// Linearizable.
+    Strong,
+}
+
+impl Level {
+    /// As it stands in `Isochrone-Consistency`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Quorum => "quorum",
+            Self::Strong => "strong",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that names no [`Level`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a consistency level is local, quorum or strong, not {0:?}")]
+pub struct InvalidLevel(pub String);
+
+impl FromStr for Level {
+    type Err = InvalidLevel;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLevel> {
+        match text {
+            "local" => Ok(Self::Local),
+            "quorum" => Ok(Self::Quorum),
+            "strong" => Ok(Self::Strong),
+            other => Err(InvalidLevel(other.to_owned())),
+        }
+    }
+}
+
+/// The promise that a namespace makes, fixed at its creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Replicated as CRDTs: writes are taken by any daemon and converge.
+    Eventual,
+    /// Every write is chosen by a quorum.
+    Strong,
+}
+
+impl Mode {
+    /// The level of a request that names none.
+    #[must_use]
+    pub const fn default_level(self) -> Level {
+        match self {
+            Self::Eventual => Level::Local,
+            Self::Strong => Level::Strong,
+        }
+    }
+}
+
+/// What the API must know of a namespace before it can check a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamespaceView {
+    /// Its mode.
+    pub mode: Mode,
+    /// Whether its values may be dropped at any time.
+    pub evictable: bool,
+    /// The TTL of a write that names none; `None`: such a write persists (or takes `ttl_max`).
+    pub ttl_default: Option<Duration>,
+    /// The longest TTL; a longer one is refused, and a write without a TTL takes it. `None`: no bound.
+    pub ttl_max: Option<Duration>,
+    /// The largest value, in bytes: the least of what the namespace and the node allow. Larger is 413.
+    pub value_bytes: u64,
+}
+
+/// What an answer rests on: the receipt headers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// What was really given.
+    pub consistency: Level,
+    /// The region whose copy or replica answered.
+    pub region: Region,
+    /// Upper bound of the answer's staleness in milliseconds, where one is known.
+    pub age_ms: Option<u64>,
+}
+
+/// Where a read was answered from, for `Cache-Status` (RFC 9211).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Source {
+    /// This daemon held a copy that it could answer from.
+    Hit,
+    /// Another daemon was asked, since this one holds no copy.
+    ForwardedMiss,
+    /// Another daemon was asked, since the request wanted more than this one's copy can give.
+    ForwardedRequest,
+}
+
+/// A value that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// The bytes, as they were written.
+    pub value: Bytes,
+    /// The `Content-Type` given at the write.
+    pub content_type: Option<Arc<str>>,
+    /// The write's marker: the `ETag`. Its hybrid time also says when it was written, which is where `Age` comes from.
+    pub version: Version,
+    /// When it expires; `None`: it persists.
+    pub expires_at: Option<WallMicros>,
+}
+
+/// The answer to a read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The value; `None`: the key is absent (never written, deleted or expired).
+    pub object: Option<Object>,
+    /// What the answer rests on. An absence has a receipt too.
+    pub receipt: Receipt,
+    /// Where it was answered from.
+    pub source: Source,
+}
+
+/// The answer of [`Backend::glance`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Glance {
+    /// Answered on the spot.
+    Answer(Served),
+    /// It needs a disk that may block, another daemon, or more agreement: use [`Backend::read`].
+    Ask,
+}
+
+/// A read of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadCommand {
+    /// The namespace; it exists when the command is made, and may be gone when it is carried out.
+    pub ns: Namespace,
+    /// The key.
+    pub key: Key,
+    /// What the client asked for, or the namespace's default.
+    pub level: Level,
+    /// When the client's patience ends; an answer after it is thrown away.
+    pub deadline: Instant,
+}
+
+/// What `If-Match` or `If-None-Match` lists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Matcher {
+    /// `*`: any version at all.
+    Any,
+    /// One of these. Validators that no version is written as are left out: they match nothing. May be empty.
+    Versions(Vec<Version>),
+}
+
+impl Matcher {
+    /// Whether the key's current version (`None`: absent) is matched.
+    #[must_use]
+    pub fn matches(&self, current: Option<&Version>) -> bool {
+        match (self, current) {
+            (_, None) => false,
+            (Self::Any, Some(_)) => true,
+            (Self::Versions(list), Some(version)) => list.contains(version),
+        }
+    }
+}
+
+/// `Isochrone-Fence: {lock}={token}`: the write holds only while the lock's token is still this one (rule L5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The lock's name.
+    pub lock: Arc<str>,
+    /// The fencing token.
+    pub token: u64,
+}
+
+/// What must hold for a write to be applied. Always empty in eventual namespaces: the API refuses them there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Preconditions {
+    /// The current version must be matched.
+    pub if_match: Option<Matcher>,
+    /// The current version must not be matched.
+    pub if_none_match: Option<Matcher>,
+    /// The lock must still be held with that token.
+    pub fence: Option<Fence>,
+}
+
+impl Preconditions {
+    /// Whether nothing is asked.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.if_match.is_none() && self.if_none_match.is_none() && self.fence.is_none()
+    }
+}
+
+/// A client's name for one write: 1 to 128 visible ASCII characters. Unique in the whole cluster, not per key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct IdempotencyKey(Arc<str>);
+
+/// A text that is no [`IdempotencyKey`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an Idempotency-Key is 1 to 128 visible ASCII characters")]
+pub struct InvalidIdempotencyKey;
+
+impl IdempotencyKey {
+    /// The longest key, in characters.
+    pub const CHARS_MAX: usize = 128;
+
+    /// The key of that text. The draft's quoted form (a structured-field string) names the same key as the bare one.
+    ///
+    /// # Errors
+    /// [`InvalidIdempotencyKey`] when it is empty, too long or holds anything but visible ASCII.
+    pub fn new(text: &str) -> Result<Self, InvalidIdempotencyKey> {
+        let bare = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+        let fits = (1..=Self::CHARS_MAX).contains(&bare.len()) && bare.bytes().all(|b| b.is_ascii_graphic());
+        if fits { Ok(Self(bare.into())) } else { Err(InvalidIdempotencyKey) }
+    }
+
+    /// The key as text, without quotes.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for IdempotencyKey {
+    type Error = InvalidIdempotencyKey;
+
+    fn try_from(text: String) -> Result<Self, InvalidIdempotencyKey> {
+        Self::new(&text)
+    }
+}
+
+impl From<IdempotencyKey> for String {
+    fn from(key: IdempotencyKey) -> Self {
+        key.0.as_ref().to_owned()
+    }
+}
+
+/// What a write does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteOp {
+    /// Sets the key's value.
+    Put {
+        /// The bytes.
+        value: Bytes,
+        /// What the client calls them.
+        content_type: Option<Arc<str>>,
+        /// How long it lives, the namespace's default and maximum already applied; `None`: it persists. At least 1 ms.
+        ttl: Option<Duration>,
+    },
+    /// Removes the key; not an error when it is absent.
+    Delete,
+}
+
+/// A write of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteCommand {
+    /// The namespace.
+    pub ns: Namespace,
+    /// The key.
+    pub key: Key,
+    /// What to do.
+    pub op: WriteOp,
+    /// What must hold for it.
+    pub preconditions: Preconditions,
+    /// The client's name for this write: a repeat applies once and gives the first answer.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// xxh3-128 of everything in the request that says what is to be done: another one under the same `idempotency_key` is
+    /// [`Refusal::IdempotencyKeyReused`].
+    pub fingerprint: u128,
+    /// What the client asked for, or the namespace's default.
+    pub level: Level,
+    /// When the client's patience ends. A write that was not sent to anybody by then is [`Refusal::DeadlineBefore`], another one is
+    /// [`Refusal::OutcomeUnknown`].
+    pub deadline: Instant,
+}
+
+/// The answer to a write that was applied, or was already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The write's marker, which is the key's new `ETag`.
+    pub version: Version,
+    /// Whether the key was absent before. `None`: not known, as always on the eventual path.
+    pub created: Option<bool>,
+    /// What the acknowledgement rests on.
+    pub receipt: Receipt,
+    /// Whether this is the first answer to an earlier request with the same `Idempotency-Key`.
+    pub repeated: bool,
+}
+
+/// A page of a namespace's keys, in byte order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListCommand {
+    /// The namespace.
+    pub ns: Namespace,
+    /// Only keys that begin so; may be empty.
+    pub prefix: Bytes,
+    /// Only keys after this one.
+    pub after: Option<Key>,
+    /// At most so many entries, at least 1.
+    pub limit: usize,
+    /// What the client asked for, or the namespace's default.
+    pub level: Level,
+    /// When the client's patience ends.
+    pub deadline: Instant,
+}
+
+/// One key of a [`ListPage`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The key.
+    pub key: Key,
+    /// Its version.
+    pub version: Version,
+    /// The value's size in bytes.
+    pub bytes: u64,
+    /// When it expires; `None`: it persists.
+    pub expires_at: Option<WallMicros>,
+}
+
+/// The answer to a [`ListCommand`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListPage {
+    /// The keys, in byte order.
+    pub entries: Vec<Listed>,
+    /// Where the next page begins: the keys after this one. `None`: there are no more.
+    pub next: Option<Key>,
+    /// What the answer rests on.
+    pub receipt: Receipt,
+}
+
+/// Why a command was not answered. The text of each says what to do about it, and becomes the problem's `detail`.
+///
+/// The line that matters: everything but [`Refusal::OutcomeUnknown`] promises that nothing was
+/// applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// 404: no namespace of that name.
+    #[error("there is no namespace `{0}`; declare it in the cluster file and apply it with `isochrone apply`")]
+    NoSuchNamespace(Namespace),
+    /// 409: the request would break the namespace's promise.
+    #[error("{asked} is not possible in namespace `{ns}`; a namespace with {allowed_by} would allow it")]
+    WrongMode {
+        /// The namespace.
+        ns: Namespace,
+        /// What the request wants, as a noun phrase: `a conditional write`.
+        asked: Cow<'static, str>,
+        /// The namespace setting that would allow it: `mode = "strong"`.
+        allowed_by: Cow<'static, str>,
+    },
+    /// 412: `If-Match`, `If-None-Match` failed.
+    #[error("a precondition does not hold; {}", current_text(.current.as_ref()))]
+    PreconditionFailed {
+        /// The key's current version; `None`: absent.
+        current: Option<Version>,
+    },
+    /// 413: larger than the namespace or the node allows. Nothing was stored.
+    #[error(
+        "the value is larger than the {bytes_max} bytes that are allowed here (`limits.value_bytes`, and the namespace's `value_bytes`)"
+    )]
+    ValueTooLarge {
+        /// The bound, in bytes.
+        bytes_max: u64,
+    },
+    /// 422: the same `Idempotency-Key` came with another request (draft-ietf-httpapi-idempotency-key-header, section 2.7).
+    #[error("this Idempotency-Key was used for a different request; take a new one for each new write")]
+    IdempotencyKeyReused,
+    /// 409: the request with that `Idempotency-Key` is still being worked on (same draft, same section).
+    #[error("the first request with this Idempotency-Key has not been answered yet; repeat it a little later")]
+    IdempotencyKeyInUse {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// 507: the durable budget is spent (rule E11); reads go on.
+    #[error("the store is full: {detail}; delete keys, raise `store.disk_bytes`, or use an evictable namespace")]
+    StoreFull {
+        /// Which budget, and how large.
+        detail: Cow<'static, str>,
+    },
+    /// 503: not one replica that could answer was reached.
+    #[error("no replica of this key could be reached: {detail}")]
+    NoReplica {
+        /// Who was tried and what they said.
+        detail: Cow<'static, str>,
+    },
+    /// 503: fewer than a majority of the replicas answered. Nothing was applied.
+    #[error("a majority of this key's replicas could not be reached: {detail}; nothing was applied")]
+    NoQuorum {
+        /// Who was tried and what they said.
+        detail: Cow<'static, str>,
+    },
+    /// 504: the write may or may not be applied.
+    #[error("it is not known whether the write was applied: {detail}; repeat it with the same Idempotency-Key")]
+    OutcomeUnknown {
+        /// What went wrong.
+        detail: Cow<'static, str>,
+    },
+    /// 503: the time ran out before anything was applied.
+    #[error("the time for this request ran out; nothing was applied")]
+    DeadlineBefore,
+    /// 503: this daemon's clock is too far from the others' (rule E4), so that it takes no writes.
+    #[error(
+        "this daemon's clock is {off_ms} ms from the cluster's, more than the {max_ms} ms allowed; ask another daemon, and see to its time service"
+    )]
+    ClockSkew {
+        /// How far off it is, in milliseconds; positive: ahead.
+        off_ms: i64,
+        /// The bound.
+        max_ms: u64,
+    },
+    /// 429: a queue of this daemon is full.
+    #[error("this daemon has more work than it may queue ({queue}); try again a little later")]
+    Overloaded {
+        /// Which queue.
+        queue: Cow<'static, str>,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// 503: the daemon has not joined its cluster yet, or is leaving.
+    #[error("this daemon is not ready: {detail}; ask another one, or try again a little later")]
+    NotReady {
+        /// What it waits for.
+        detail: Cow<'static, str>,
+    },
+    /// 501: the contract describes it, this version does not have it yet.
+    #[error("{what} is described by the API but not built into this version yet; {instead}")]
+    NotBuilt {
+        /// What was asked for, as a noun phrase: `a counter`.
+        what: Cow<'static, str>,
+        /// What can be had instead, as a sentence's end.
+        instead: Cow<'static, str>,
+    },
+    /// 500: something that should not happen, such as a record on disk that fails its checksum. It has been logged.
+    #[error("something that should not happen went wrong: {detail}; the daemon's log has more")]
+    Internal {
+        /// What.
+        detail: Cow<'static, str>,
+    },
+}
+
+fn current_text(current: Option<&Version>) -> String {
+    match current {
+        Some(version) => format!("the key's ETag is now \"{version}\""),
+        None => "the key is absent".to_owned(),
+    }
+}
+
+/// Who answers commands: the daemon's node, or a model of it in tests.
+///
+/// Called from many threads at once. A future that is dropped half way (its client went away) must leave no half-done write: a
+/// write that has started goes on or is undone without its caller.
+pub trait Backend: Send + Sync + 'static {
+    /// What the API must know of a namespace; `None`: there is none of that name. Called for every request: no lock, no allocation.
+    fn namespace(&self, ns: &Namespace) -> Option<NamespaceView>;
+
+    /// Answers a read on the spot when it can be had from memory. Called for every read, on the runtime that serves the connection: it
+    /// must not block, and allocates nothing beyond the answer. `key` has 1 to [`Key::BYTES_MAX`] bytes.
+    fn glance(&self, ns: &Namespace, key: &[u8], level: Level) -> Glance;
+
+    /// Answers a read.
+    fn read(&self, command: ReadCommand) -> BoxFuture<'_, Result<Served, Refusal>>;
+
+    /// Carries out a write.
+    fn write(&self, command: WriteCommand) -> BoxFuture<'_, Result<Written, Refusal>>;
+
+    /// Lists keys.
+    fn list(&self, command: ListCommand) -> BoxFuture<'_, Result<ListPage, Refusal>>;
+}
