@@ -141,11 +141,7 @@ impl Key {
     /// [`InvalidName::KeyBytes`] when there are none or more than [`Key::BYTES_MAX`].
     pub fn new(bytes: impl Into<Bytes>) -> Result<Self, InvalidName> {
         let bytes = bytes.into();
-        if (1..=Self::BYTES_MAX).contains(&bytes.len()) {
-            Ok(Self(bytes))
-        } else {
-            Err(InvalidName::KeyBytes(bytes.len()))
-        }
+        if (1..=Self::BYTES_MAX).contains(&bytes.len()) { Ok(Self(bytes)) } else { Err(InvalidName::KeyBytes(bytes.len())) }
     }
 
     /// The key's bytes.

@@ -1,1 +1,36 @@
-//! Isochrone.
+//! The eventual path, decided: what a write is, which write wins, who still lacks it, and when a tombstone may go.
+//!
+//! ```text
+//!   wall time ──> Clock ──> Version ─┐
+//!                                    v
+//!   a client's put or delete ──> Record ──merge──> Record      (which write wins)
+//!   a peer's record ─────────────────┘
+//!
+//!   sequence of the operation log ──> Delivery  ──> may trim up to here        (who still lacks it)
+//!   heartbeats of every member    ──> Horizon   ──> age of a read, stable time (when a tombstone may go)
+//! ```
+//!
+//! Nothing here knows a socket, a file, a clock or a thread: time comes in as an argument and decisions go out as values.
+//!
+//! # The rules kept here
+//! - **E1, E2** A key is a last-writer-wins register of `crdts`; every merge is validated before it is applied.
+//! - **E3** The actor of a write is (node, incarnation): both are in its [`Version`](isochrone_ident::Version).
+//! - **E4** Time is a hybrid logical clock; what claims to be too far ahead is refused.
+//! - **E5** A write is kept until each replica has it: [`Delivery`].
+//! - **E7** A tombstone goes once no write that is older than it can still arrive: [`Horizon::stable_through`].
+//! - **E8** Expiry is part of the state; it takes effect everywhere at the deadline plus the skew bound.
+//!
+//! Why the clock is our own and not `uhlc`'s: that one reads wall time through a plain function pointer, which would bring a
+//! hidden clock into a room where time is an argument.
+
+mod clock;
+mod delivery;
+mod frontier;
+mod horizon;
+mod record;
+
+pub use clock::{Clock, ClockAhead, ClockLimits, Observed};
+pub use delivery::{Delivery, Pass, Sequence};
+pub use frontier::Frontier;
+pub use horizon::{Heard, Horizon};
+pub use record::{Conflict, Entry, Live, Record, State};

@@ -1,0 +1,227 @@
+//! What is kept for a key, and which of two writes wins.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crdts::{CmRDT, LWWReg};
+use isochrone_ident::{Key, Namespace, Version, WallMicros};
+use serde::{Deserialize, Serialize};
+
+/// A value as a client wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// The body as it was sent. Shared, never copied.
+    pub value: Bytes,
+    /// The `Content-Type` given at the write.
+    pub content_type: Option<Arc<str>>,
+    /// The wall time after which the value is absent; `None` persists.
+    pub expires_at: Option<WallMicros>,
+}
+
+/// The two things that a write can leave behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// A value.
+    Live(Live),
+    /// A delete that some replica or writer may not know of yet (E7).
+    Tombstone,
+}
+
+/// The state of one key: a last-writer-wins register whose marker is the version of the write (E1, E4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The write that left this state. Unique for all time.
+    pub version: Version,
+    /// What it left.
+    pub state: State,
+}
+
+/// Two different values claim one version. Some peer broke E3; nothing was merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("two values claim version {0}")]
+pub struct Conflict(pub Version);
+
+impl Record {
+    /// A value written at `version`.
+    #[must_use]
+    pub const fn live(version: Version, live: Live) -> Self {
+        Self { version, state: State::Live(live) }
+    }
+
+    /// A delete at `version`.
+    #[must_use]
+    pub const fn tombstone(version: Version) -> Self {
+        Self { version, state: State::Tombstone }
+    }
+
+    /// The winner of two states of one key: the later version (E4). Commutative, associative and idempotent. Should one version carry one value with
+    /// two deadlines, the longer wins and no deadline beats all (E8); a later write brings its own deadline, else nobody could
+    /// ever shorten one.
+    ///
+    /// # Errors
+    /// [`Conflict`] when one version carries two values; nothing was merged (E2).
+    pub fn merge(self, other: Self) -> Result<Self, Conflict> {
+        let version = self.version;
+        let (mut ours, mut theirs) = (register(self), register(other));
+        if ours.marker == theirs.marker {
+            let longest = longest_deadline(&ours.val, &theirs.val);
+            set_deadline(&mut ours.val, longest);
+            set_deadline(&mut theirs.val, longest);
+        }
+        ours.validate_op(&theirs).map_err(|_| Conflict(version))?;
+        ours.apply(theirs);
+        Ok(Self { version: ours.marker, state: ours.val })
+    }
+
+    /// Whether merging `other` would change this record.
+    #[must_use]
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        self.version < other.version
+    }
+
+    /// Whether a reader sees a value: there is one, and its deadline plus the skew bound has not passed (E8).
+    #[must_use]
+    pub fn is_visible(&self, now: WallMicros, skew_ms: u64) -> bool {
+        match &self.state {
+            State::Live(live) => live.expires_at.is_none_or(|at| now < at.plus_millis(skew_ms)),
+            State::Tombstone => false,
+        }
+    }
+
+    /// The value, where a reader sees one.
+    #[must_use]
+    pub fn visible(&self, now: WallMicros, skew_ms: u64) -> Option<&Live> {
+        match &self.state {
+            State::Live(live) if self.is_visible(now, skew_ms) => Some(live),
+            _ => None,
+        }
+    }
+
+    /// Bytes of payload: value and content type.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match &self.state {
+            State::Live(live) => live.value.len() + live.content_type.as_ref().map_or(0, |t| t.len()),
+            State::Tombstone => 0,
+        }
+    }
+}
+
+/// A key with its state: what travels between daemons and lies in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The key's namespace.
+    pub ns: Namespace,
+    /// The key.
+    pub key: Key,
+    /// Its state.
+    pub record: Record,
+}
+
+fn register(record: Record) -> LWWReg<State, Version> {
+    LWWReg { val: record.state, marker: record.version }
+}
+
+fn longest_deadline(a: &State, b: &State) -> Option<WallMicros> {
+    match (a, b) {
+        (State::Live(a), State::Live(b)) => a.expires_at.zip(b.expires_at).map(|(a, b)| a.max(b)),
+        _ => None,
+    }
+}
+
+fn set_deadline(state: &mut State, deadline: Option<WallMicros>) {
+    if let State::Live(live) = state {
+        live.expires_at = deadline;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isochrone_ident::{Hlc, Incarnation, NodeId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn version(hlc: u64, node: u128) -> Version {
+        Version { hlc: Hlc(hlc), node: NodeId(node), incarnation: Incarnation(1) }
+    }
+
+    /// A record whose content follows from its version, as E3 promises.
+    fn record(hlc: u64, node: u128) -> Record {
+        if (hlc + node as u64).is_multiple_of(3) {
+            return Record::tombstone(version(hlc, node));
+        }
+        let value = Bytes::from(format!("{hlc}/{node}"));
+        Record::live(version(hlc, node), Live { value, content_type: None, expires_at: None })
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        (0u64..12, 0u128..4).prop_map(|(hlc, node)| record(hlc, node))
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_commutative_associative_and_idempotent(a in any_record(), b in any_record(), c in any_record()) {
+            let m = |x: &Record, y: &Record| x.clone().merge(y.clone()).expect("versions are unique");
+            prop_assert_eq!(m(&a, &b), m(&b, &a));
+            prop_assert_eq!(m(&m(&a, &b), &c), m(&a, &m(&b, &c)));
+            prop_assert_eq!(m(&a, &a), a);
+        }
+
+        #[test]
+        fn merging_equals_the_plain_model_of_the_highest_version(records in prop::collection::vec(any_record(), 1..20)) {
+            let merged = records.iter().cloned().reduce(|a, b| a.merge(b).expect("versions are unique")).expect("one at least");
+            let model = records.iter().max_by_key(|r| r.version).expect("one at least");
+            prop_assert_eq!(&merged, model);
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = postcard::from_bytes::<Entry>(&bytes);
+        }
+    }
+
+    fn live(text: &'static str, expires_at: Option<u64>) -> State {
+        State::Live(Live { value: Bytes::from_static(text.as_bytes()), content_type: None, expires_at: expires_at.map(WallMicros) })
+    }
+
+    #[test]
+    fn e2_one_version_with_two_values_is_refused_and_not_merged() {
+        let a = Record { version: version(5, 1), state: live("a", None) };
+        let b = Record { version: version(5, 1), state: live("b", None) };
+        assert_eq!(a.clone().merge(b), Err(Conflict(version(5, 1))));
+        assert_eq!(a.clone().merge(Record::tombstone(version(5, 1))), Err(Conflict(version(5, 1))));
+    }
+
+    #[test]
+    fn e2_the_bare_crate_keeps_both_of_two_values_with_one_marker() {
+        use crdts::CvRDT;
+        let (mut a, mut b) = (LWWReg { val: "a", marker: 1 }, LWWReg { val: "b", marker: 1 });
+        let (first, second) = (a.clone(), b.clone());
+        a.merge(second);
+        b.merge(first);
+        assert_ne!(a, b, "the hazard that E2 guards against is still there");
+    }
+
+    #[test]
+    fn e8_the_longest_deadline_of_one_version_wins_and_none_beats_all() {
+        let at = |deadline| Record { version: version(5, 1), state: live("a", deadline) };
+        assert_eq!(at(Some(10)).merge(at(Some(20))), Ok(at(Some(20))));
+        assert_eq!(at(Some(10)).merge(at(None)), Ok(at(None)));
+        assert_eq!(at(None).merge(at(Some(10))), Ok(at(None)));
+    }
+
+    #[test]
+    fn e8_a_later_write_may_shorten_the_deadline() {
+        let first = Record { version: version(5, 1), state: live("a", None) };
+        let second = Record { version: version(6, 1), state: live("a", Some(9)) };
+        assert_eq!(first.merge(second.clone()), Ok(second));
+    }
+
+    #[test]
+    fn e8_a_value_is_gone_at_its_deadline_plus_the_skew_bound() {
+        let record = Record { version: version(5, 1), state: live("a", Some(1_000_000)) };
+        assert!(record.is_visible(WallMicros(1_499_999), 500));
+        assert!(!record.is_visible(WallMicros(1_500_000), 500));
+    }
+}
