@@ -34,6 +34,14 @@ impl Horizon {
         }
     }
 
+    /// We became a replica of more: what others said of what they have sent us was about less, and counts for nothing until
+    /// they say it again.
+    pub fn forget_sent(&mut self) {
+        for heard in self.members.values_mut() {
+            heard.sent_through = Hlc::ZERO;
+        }
+    }
+
     /// The latest that a member has said.
     #[must_use]
     pub fn heard(&self, member: NodeId) -> Heard {
@@ -114,6 +122,16 @@ mod tests {
         horizon.hear(NodeId(9), heard(1, 1));
         assert_eq!(horizon.heard(A), heard(5, 5));
         assert_eq!(horizon.heard(NodeId(9)), Heard::default());
+    }
+
+    #[test]
+    fn a_replica_that_gains_slots_knows_no_age_until_it_hears_again() {
+        let mut horizon = horizon();
+        horizon.hear(A, heard(5, 5));
+        horizon.hear(B, heard(5, 5));
+        horizon.forget_sent();
+        assert_eq!(horizon.age_ms(WallMicros(9_000)), None);
+        assert_eq!(horizon.heard(A).stable_through, heard(5, 5).stable_through);
     }
 
     #[test]

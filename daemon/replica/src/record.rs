@@ -97,6 +97,18 @@ impl Record {
         }
     }
 
+    /// The value, where a reader sees one, without a copy.
+    #[must_use]
+    pub fn into_visible(self, now: WallMicros, skew_ms: u64) -> Option<Live> {
+        if !self.is_visible(now, skew_ms) {
+            return None;
+        }
+        match self.state {
+            State::Live(live) => Some(live),
+            State::Tombstone => None,
+        }
+    }
+
     /// Bytes of payload: value and content type.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -1,0 +1,191 @@
+//! The receiving end of replication: one live stream a peer, whose batches become durable before they are acknowledged (E5).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
+use isochrone_gossip::{Channel, ChannelSender, PeerIdentity};
+use isochrone_ident::{Epoch, Hlc, NodeId};
+use isochrone_replica::{Entry, Heard, Sequence};
+use isochrone_store::{Durability, Placed, WriteSet};
+use tokio::sync::{OwnedMutexGuard, watch};
+
+use super::core::{Core, lock, stopped};
+use super::identity::HLC_HIGH;
+use super::view::View;
+use super::frames::Frames;
+use super::wire::{self, Feed, FeedAnswer};
+
+#[derive(Default)]
+struct Line {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    newest: u64,
+}
+
+/// Lets one stream a peer be served at a time. A newer stream ends the older one and waits until nothing of it is under way any
+/// more: else a state that the older one still carried could be merged after its peer has learned, from the newer one, that all is
+/// delivered, and after a tombstone that beat it has been forgotten (E7).
+pub(crate) struct Feeds {
+    lines: Mutex<BTreeMap<NodeId, Line>>,
+    changed: watch::Sender<u64>,
+}
+
+struct Turn {
+    number: u64,
+    _alone: OwnedMutexGuard<()>,
+}
+
+impl Feeds {
+    /// No streams yet.
+    pub(crate) fn new() -> Self {
+        Self { lines: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+
+    async fn enter(&self, peer: NodeId) -> Turn {
+        let (number, turn) = {
+            let mut lines = lock(&self.lines);
+            let line = lines.entry(peer).or_default();
+            line.newest += 1;
+            (line.newest, Arc::clone(&line.turn))
+        };
+        self.changed.send_modify(|n| *n += 1);
+        Turn { number, _alone: turn.lock_owned().await }
+    }
+
+    fn is_superseded(&self, peer: NodeId, turn: &Turn) -> bool {
+        lock(&self.lines).get(&peer).is_some_and(|line| line.newest > turn.number)
+    }
+}
+
+/// What comes out of a frame once everything before it on the stream has come out.
+enum Done {
+    Answer(FeedAnswer),
+    Heard(Heard, Epoch),
+}
+
+impl Core {
+    /// Serves a peer's replication stream until it ends or a newer one takes its place.
+    pub(crate) async fn receive_feed(self: Arc<Self>, peer: PeerIdentity, channel: Channel) {
+        let turn = self.feeds.enter(peer.node).await;
+        let (mut answers, frames) = channel.split();
+        let mut frames = Frames::of(frames);
+        let mut waiting: FuturesOrdered<BoxFuture<'static, Done>> = FuturesOrdered::new();
+        let (mut changed, mut stopping) = (self.feeds.changed.subscribe(), self.stopping());
+        while !self.feeds.is_superseded(peer.node, &turn) {
+            tokio::select! {
+                biased;
+                () = stopped(&mut stopping) => break,
+                Some(done) = waiting.next(), if !waiting.is_empty() => {
+                    if !self.settle_feed(&peer, done, &mut answers).await {
+                        break;
+                    }
+                }
+                frame = frames.next(), if waiting.len() < self.options.window => match frame {
+                    Some(Ok(bytes)) => match self.frame(&peer, &bytes) {
+                        Ok(work) => waiting.push_back(work),
+                        Err(reason) => {
+                            tracing::warn!(peer = %peer.node, region = %peer.region, reason, "a replication stream is closed");
+                            break;
+                        }
+                    },
+                    None | Some(Err(_)) => break,
+                },
+                _ = changed.changed() => {}
+            }
+        }
+        while waiting.next().await.is_some() {}
+    }
+
+    fn frame(self: &Arc<Self>, peer: &PeerIdentity, bytes: &[u8]) -> Result<BoxFuture<'static, Done>, String> {
+        match wire::decode(bytes)? {
+            Feed::Heartbeat { heard, epoch } => Ok(Box::pin(std::future::ready(Done::Heard(heard, epoch)))),
+            Feed::Batch { through, entries } => {
+                let core = Arc::clone(self);
+                let peer = peer.clone();
+                Ok(Box::pin(async move { Done::Answer(core.merge_batch(&peer, through, entries).await) }))
+            }
+        }
+    }
+
+    /// Sends what is due. `false` ends the stream.
+    async fn settle_feed(&self, peer: &PeerIdentity, done: Done, answers: &mut ChannelSender) -> bool {
+        match done {
+            Done::Heard(heard, epoch) => {
+                self.hear(peer.node, heard, epoch);
+                true
+            }
+            Done::Answer(answer) => {
+                let refused = matches!(answer, FeedAnswer::Refused { .. });
+                answers.send(wire::encode(&answer)).await.is_ok() && !refused
+            }
+        }
+    }
+
+    /// A peer's watermarks. What it has sent was chosen under its epoch: when ours is later, it does not know all that we need.
+    fn hear(&self, peer: NodeId, heard: Heard, epoch: Epoch) {
+        let sent_through = if epoch >= self.view.load().phase_number() { heard.sent_through } else { Hlc::ZERO };
+        lock(&self.horizon).hear(peer, Heard { sent_through, ..heard });
+    }
+
+    /// Makes a batch durable here, all or nothing.
+    async fn merge_batch(&self, peer: &PeerIdentity, through: Sequence, entries: Vec<Entry>) -> FeedAnswer {
+        let epoch = self.view.load().phase_number();
+        match self.try_merge(entries).await {
+            Ok(()) => FeedAnswer::Acknowledged { through, epoch },
+            Err((kind, reason)) => {
+                metrics::counter!("isochrone_node_feed_refused_total", "reason" => kind).increment(1);
+                tracing::warn!(peer = %peer.node, region = %peer.region, reason, "a batch of writes was not taken; the peer keeps it");
+                FeedAnswer::Refused { through, reason }
+            }
+        }
+    }
+
+    async fn try_merge(&self, entries: Vec<Entry>) -> Result<(), (&'static str, String)> {
+        self.observe_times(&entries).map_err(|reason| ("clock", reason))?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let set = self.merge_set(entries);
+        self.store.commit(set).await.map(|_| ()).map_err(|e| ("store", e.to_string()))
+    }
+
+    /// Takes the times of a batch into this node's clock; refuses the batch when one is too far ahead (E4).
+    pub(crate) fn observe_times(&self, entries: &[Entry]) -> Result<(), String> {
+        let Some(latest) = entries.iter().map(|e| e.record.version.hlc).max() else { return Ok(()) };
+        match self.stamps.observe(latest, self.now()) {
+            Ok(observed) => {
+                metrics::gauge!("isochrone_node_peer_clock_ahead_seconds").set(observed.ahead_ms as f64 / 1e3);
+                if observed.alarming {
+                    metrics::counter!("isochrone_node_clock_alarms_total").increment(1);
+                }
+                Ok(())
+            }
+            Err(ahead) => Err(ahead.to_string()),
+        }
+    }
+
+    /// The commit that merges other nodes' records.
+    pub(crate) fn merge_set(&self, entries: Vec<Entry>) -> WriteSet {
+        let view = self.view.load();
+        let mut relaxed = true;
+        let entries = entries.into_iter().map(|entry| {
+            let evictable = view.namespace(&entry.ns).is_some_and(|spec| spec.keeping == isochrone_config::Keeping::Evictable);
+            relaxed &= evictable;
+            Placed { slot: View::slot(&entry.ns, entry.key.as_bytes()), entry, evictable }
+        });
+        let entries: Vec<Placed> = entries.collect();
+        let latest = entries.iter().map(|p| p.entry.record.version.hlc).max().unwrap_or(Hlc::ZERO);
+        WriteSet {
+            entries,
+            log: false,
+            answers: Vec::new(),
+            facts: vec![(HLC_HIGH, Some(wire::encode(&latest)))],
+            durability: if relaxed { Durability::Relaxed } else { Durability::AtOnce },
+        }
+    }
+}
+
+/// Batches sent and not yet acknowledged, oldest first.
+pub(crate) type Outstanding = VecDeque<Sequence>;

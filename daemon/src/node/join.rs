@@ -1,0 +1,172 @@
+//! Becoming a member, staying one, and following what the council decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use isochrone_council::{Command, JoinError, Observations, ProposeError};
+use isochrone_gossip::{Call, Liveness, Mesh};
+use isochrone_ident::{NodeId, Region, Slot};
+use isochrone_placement::RoundTrips;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::core::{Core, lock};
+use super::sender;
+use super::service::{Doorkeeper, wire_error};
+use super::start::Hooks;
+use super::view::View;
+use super::wire;
+
+/// What the council's driver sees of the cluster: the mesh's measurements and this node's own count of requests.
+pub(crate) struct Seen {
+    pub(crate) mesh: Mesh,
+    pub(crate) region: Region,
+    pub(crate) me: NodeId,
+    pub(crate) requests: Arc<AtomicU64>,
+}
+
+impl Observations for Seen {
+    fn round_trips(&self) -> RoundTrips {
+        let mut round_trips = RoundTrips::default();
+        for (a, b, round_trip) in self.mesh.round_trips().cells() {
+            round_trips.insert(a, b, u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX));
+        }
+        round_trips
+    }
+
+    fn traffic(&self) -> BTreeMap<Region, u64> {
+        BTreeMap::from([(self.region.clone(), self.requests.load(Ordering::Relaxed))])
+    }
+
+    fn alive(&self, node: NodeId) -> bool {
+        node == self.me || self.mesh.peers().get(node).is_some_and(|p| matches!(p.liveness, Liveness::Alive | Liveness::Suspect))
+    }
+}
+
+/// Makes this node a member: founds a cluster of its own when it has nobody to join, else asks the seeds until one takes it in.
+/// A node that is a member already tells the council that it has started again.
+pub(crate) async fn join(core: Arc<Core>) {
+    let mut rng = StdRng::seed_from_u64(core.environment.seed ^ 0x01_01);
+    let (shortest, longest) = core.options.backoff;
+    let mut pause = shortest;
+    loop {
+        match try_join(&core).await {
+            Ok(()) => return,
+            Err(reason) => tracing::info!(reason, "not a member yet; trying again"),
+        }
+        tokio::time::sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+async fn try_join(core: &Core) -> Result<(), String> {
+    if core.council.is_initialised() {
+        return match core.council.propose(Command::Join(core.me.clone()), core.options.propose_deadline).await {
+            Err(ProposeError::Refused(reason)) => refused(core, &reason.to_string()),
+            other => other.map(|_| ()).map_err(|e| e.to_string()),
+        };
+    }
+    if core.options.join.is_empty() {
+        let text = core.options.cluster_file.clone();
+        let width = core.options.cluster_width;
+        return core.council.bootstrap(text, width).await.map_err(|e| e.to_string());
+    }
+    let mut failures = Vec::new();
+    for seed in &core.options.join {
+        match core.council.join_via(|body, deadline| call_seed(&core.mesh, seed, body, deadline), core.options.propose_deadline).await {
+            Ok(_) => return Ok(()),
+            Err(JoinError::Refused(refusal)) => return refused(core, &refusal.to_string()),
+            Err(e) => failures.push(format!("{seed}: {e}")),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+/// The council will never take this node in as it is: the process ends, and says what to do.
+fn refused(core: &Core, reason: &str) -> Result<(), String> {
+    let text = format!("the council refuses this node: {reason}");
+    (core.environment.on_fatal)(text.clone());
+    Err(text)
+}
+
+fn call_seed(
+    mesh: &Mesh,
+    seed: &str,
+    body: bytes::Bytes,
+    deadline: Duration,
+) -> BoxFuture<'static, Result<bytes::Bytes, isochrone_council::WireError>> {
+    let (mesh, seed) = (mesh.clone(), seed.to_owned());
+    Box::pin(async move {
+        let call = Call::new(wire::COUNCIL, body, deadline);
+        mesh.call_addr(&seed, call).await.map(|(_, bytes)| bytes).map_err(wire_error)
+    })
+}
+
+/// Takes over every decision of the council, for ever.
+pub(crate) async fn follow(core: Arc<Core>, doorkeeper: Arc<Doorkeeper>, hooks: Arc<Hooks>) {
+    let mut changed = core.council.changed();
+    let mut fed = BTreeSet::new();
+    loop {
+        changed.borrow_and_update();
+        adopt(&core, &doorkeeper);
+        (hooks.tokens)(&core.view.load().spec.tokens);
+        for peer in core.others() {
+            if fed.insert(peer) {
+                core.spawn(sender::feed(Arc::clone(&core), peer));
+            }
+        }
+        let members: BTreeSet<NodeId> = core.others().into_iter().collect();
+        fed.retain(|peer| members.contains(peer));
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Makes the council's present state this node's view, and tells everybody whom it concerns.
+pub(crate) fn adopt(core: &Core, doorkeeper: &Doorkeeper) {
+    let state = core.council.state();
+    let old = core.view.load_full();
+    let new = Arc::new(View::of(&state, core.id()));
+    if new.removed.contains(&core.id()) && !old.removed.contains(&core.id()) {
+        (core.environment.on_fatal)("this node was removed from the cluster; empty its data directory and issue a new certificate to let it join anew".to_owned());
+    }
+    doorkeeper.removed.store(Arc::new(new.removed.clone()));
+    for member in new.members.values().filter(|m| m.node != core.id()) {
+        core.mesh.learn(member.node, member.region.clone(), &member.address);
+    }
+    for &node in new.removed.difference(&old.removed) {
+        core.mesh.forget(node);
+    }
+    let (gained, applied) = (gained(&old, &new), new.applied);
+    // The view first: a stream that begins in between then chooses by the new view, whatever pass it thinks it is in.
+    core.view.store(Arc::clone(&new));
+    {
+        let mut delivery = lock(&core.delivery);
+        delivery.set_peers(new.members.keys().copied().filter(|&n| n != core.id()));
+        delivery.adopt(new.phase_number(), gained.iter().copied().filter(|&n| n != core.id()));
+    }
+    {
+        let mut horizon = lock(&core.horizon);
+        horizon.set_members(new.members.keys().copied());
+        if gained.contains(&core.id()) {
+            horizon.forget_sent();
+        }
+    }
+    core.view_changed.send_replace(applied);
+}
+
+/// The nodes that need some slot's writes under the new view and did not under the old.
+fn gained(old: &View, new: &View) -> BTreeSet<NodeId> {
+    if old.phase_number() == new.phase_number() && Arc::ptr_eq(&old.placement, &new.placement) {
+        return BTreeSet::new();
+    }
+    let mut gained = BTreeSet::new();
+    for slot in Slot::all() {
+        gained.extend(new.holders(slot).filter(|node| !old.holders(slot).any(|n| n == *node)));
+    }
+    gained
+}

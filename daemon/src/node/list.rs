@@ -1,0 +1,123 @@
+//! Listing a namespace: from this node's own store where it holds every slot, else gathered from a nearby replica of each slot.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use isochrone_edge::{Level, ListCommand, ListPage, Listed, Receipt, Refusal};
+use isochrone_gossip::{Call, Traffic};
+use isochrone_ident::{Key, Namespace, NodeId, Slot, WallMicros};
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::read::check_level;
+use super::view::View;
+use super::wire::{self, ListAnswer, ListRequest};
+
+/// Pages of the store that are read for one page of an answer, at most: keys that are deleted or of other slots fill them, too.
+const LIST_ROUNDS: usize = 16;
+
+/// Which replica answers for which slots; `None`: this node for all.
+type Shares = BTreeMap<NodeId, Vec<Slot>>;
+
+impl Core {
+    /// Lists keys of an eventual namespace.
+    pub(crate) async fn list(&self, command: ListCommand) -> Result<ListPage, Refusal> {
+        let view = self.view.load_full();
+        let Some(spec) = view.namespace(&command.ns) else { return Err(Refusal::NoSuchNamespace(command.ns)) };
+        check_level(spec, command.level)?;
+        let request = ListRequest {
+            ns: command.ns.clone(),
+            prefix: command.prefix,
+            after: command.after,
+            limit: u32::try_from(command.limit).unwrap_or(u32::MAX),
+            slots: None,
+        };
+        if Slot::all().all(|slot| view.reads_here(spec, slot)) {
+            let answer = self.list_here(&request).map_err(|detail| Refusal::Internal { detail: Cow::Owned(detail) })?;
+            return Ok(self.page(answer.entries, answer.next, answer.age_ms, command.limit));
+        }
+        self.list_everywhere(&view, request, command.deadline, command.limit).await
+    }
+
+    fn page(&self, mut entries: Vec<Listed>, mut next: Option<Key>, age_ms: Option<u64>, limit: usize) -> ListPage {
+        if entries.len() > limit {
+            entries.truncate(limit);
+            next = entries.last().map(|e| e.key.clone());
+        }
+        ListPage { entries, next, receipt: Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms } }
+    }
+
+    /// Each slot's nearest live replica, by node.
+    fn shares(&self, view: &View, ns: &Namespace) -> Shares {
+        let mut nearest: BTreeMap<Vec<NodeId>, Option<NodeId>> = BTreeMap::new();
+        let mut shares = Shares::new();
+        for slot in Slot::all() {
+            let replicas = view.replicas(ns, slot).read;
+            let node = *nearest.entry(replicas).or_insert_with_key(|replicas| self.mesh.rank(replicas).first().copied());
+            if let Some(node) = node {
+                shares.entry(node).or_default().push(slot);
+            }
+        }
+        shares
+    }
+
+    /// Gathers a page from several replicas. A key is left out beyond the point up to which all of them have answered, so that none is
+    /// skipped: the next page begins there.
+    async fn list_everywhere(&self, view: &View, request: ListRequest, deadline: Instant, limit: usize) -> Result<ListPage, Refusal> {
+        let asked = Instant::now();
+        let shares = self.shares(view, &request.ns);
+        let answers = shares.into_iter().map(|(node, slots)| {
+            let request = ListRequest { slots: Some(slots), ..request.clone() };
+            async move { self.list_at(node, &request, deadline).await.map_err(|e| format!("{node}: {e}")) }
+        });
+        let answers = futures_util::future::try_join_all(answers).await;
+        let answers = answers.map_err(|detail| Refusal::NoReplica { detail: Cow::Owned(detail) })?;
+        let complete_to = answers.iter().filter_map(|a| a.next.clone()).min();
+        let spent_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let age_ms = answers.iter().map(|a| a.age_ms).reduce(|a, b| Some(a?.max(b?))).flatten().map(|age| age + spent_ms);
+        let mut merged: BTreeMap<Key, Listed> = BTreeMap::new();
+        for entry in answers.into_iter().flat_map(|a| a.entries) {
+            if complete_to.as_ref().is_none_or(|bound| entry.key <= *bound) {
+                merged.insert(entry.key.clone(), entry);
+            }
+        }
+        Ok(self.page(merged.into_values().collect(), complete_to, age_ms, limit))
+    }
+
+    async fn list_at(&self, node: NodeId, request: &ListRequest, deadline: Instant) -> Result<ListAnswer, String> {
+        if node == self.id() {
+            return self.list_here(request);
+        }
+        let budget = deadline.saturating_duration_since(Instant::now()).min(self.options.read_deadline);
+        let body = wire::encode(request);
+        let call = Call { service: wire::LIST, class: Traffic::Foreground, deadline: budget, body, retries: true };
+        let bytes = self.mesh.call(node, call).await.map_err(|e| e.to_string())?;
+        wire::decode(&bytes)
+    }
+
+    /// Answers a peer's listing.
+    pub(crate) fn answer_list(&self, body: &[u8]) -> Result<Bytes, String> {
+        let request: ListRequest = wire::decode(body)?;
+        Ok(wire::encode(&self.list_here(&request)?))
+    }
+
+    fn list_here(&self, request: &ListRequest) -> Result<ListAnswer, String> {
+        let wanted = request.slots.as_ref().map(|slots| slots.iter().copied().collect::<BTreeSet<Slot>>());
+        let want = |key: &Key| wanted.as_ref().is_none_or(|slots| slots.contains(&View::slot(&request.ns, key.as_bytes())));
+        let (limit, now) = (request.limit as usize, self.now());
+        let is_visible = |at: Option<WallMicros>| at.is_none_or(|at| now < at.plus_millis(self.options.clock.ahead_ms_max));
+        let (mut entries, mut next) = (Vec::new(), request.after.clone());
+        for _ in 0..LIST_ROUNDS {
+            let after = next.as_ref().map(Key::as_bytes);
+            let page = self.store.list(&request.ns, &request.prefix, after, limit - entries.len(), &want).map_err(|e| e.to_string())?;
+            let visible = page.items.into_iter().filter(|item| item.live && is_visible(item.expires_at));
+            entries.extend(visible.map(|k| Listed { key: k.key, version: k.version, bytes: k.bytes, expires_at: k.expires_at }));
+            next = page.next;
+            if next.is_none() || entries.len() >= limit {
+                break;
+            }
+        }
+        Ok(ListAnswer { entries, next, age_ms: self.age_ms() })
+    }
+}

@@ -1,0 +1,42 @@
+//! The node: the one place that ties the rooms together.
+//!
+//! ```text
+//!   edge ──Command──> take ──commit──> store ──log──> sender ══QUIC══> feeds (a replica) ──commit──> its store
+//!        ──Command──> read ──> store, or the nearest replica (READ)
+//!        ──Command──> list ──> store, or one replica a slot (LIST)
+//!
+//!   council ──state──> join::adopt ──> View (placement, namespaces, members), Delivery, Horizon
+//!   view.moving ──> fill (FETCH from a replica) ──> drive (the leader completes slots)
+//!   heartbeats ──> Horizon ──> upkeep: trims the log, tells how far it is stable, forgets tombstones
+//! ```
+//!
+//! Time, randomness, sockets and disks come in with [`NodeParts`], so that a whole cluster of nodes runs in one thread in virtual time.
+
+mod core;
+mod emulate;
+mod feeds;
+mod fill;
+mod frames;
+mod identity;
+mod join;
+mod list;
+mod meters;
+mod operator;
+mod options;
+mod read;
+mod run;
+mod sender;
+mod service;
+mod settings;
+mod stamp;
+mod start;
+mod take;
+mod upkeep;
+mod view;
+mod wire;
+
+pub use emulate::EmulatedNetwork;
+pub use identity::IdentityError;
+pub use options::{Environment, NodeOptions, WallClock};
+pub use run::{LoadAgain, run};
+pub use start::{Hooks, Node, NodeParts, StartError};

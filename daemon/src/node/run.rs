@@ -1,0 +1,315 @@
+//! The daemon in the real world: its process, runtimes, listeners and signals.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use isochrone_config::{Loaded, LogFormat, NodeSettings, Problems, TlsFiles};
+use isochrone_edge::{Admin, AdminListener, Api, Auth, Backend, ClientListener, ListenerOptions, Operator, Reloaded, Tls};
+use isochrone_gossip::{Credentials, MeshOptions, PeerIdentity};
+use isochrone_ident::WallMicros;
+use isochrone_placement::Capacity;
+use isochrone_store::{Medium, Store};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rand::Rng;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::core::lock;
+use super::settings;
+use super::start::{Hooks, Node, NodeParts};
+use super::{Environment, WallClock};
+
+/// Loads the settings again, as they were loaded at the start.
+pub type LoadAgain = Box<dyn Fn() -> Result<Loaded, Problems> + Send + Sync>;
+
+/// Threads for peers and background work.
+const BACKGROUND_THREADS: usize = 2;
+/// How often metrics are tidied and the watchdog is fed.
+const CHORES: Duration = Duration::from_secs(5);
+
+type FilterHandle = tracing_subscriber::reload::Handle<EnvFilter, tracing_subscriber::Registry>;
+
+/// Runs a daemon until it is told to end.
+///
+/// # Errors
+/// When it cannot start, or has to stop because its disk failed or the council refuses it.
+pub fn run(loaded: Loaded, again: LoadAgain) -> anyhow::Result<()> {
+    let filter = start_logging(&loaded.settings)?;
+    let metrics = start_metrics()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(BACKGROUND_THREADS)
+        .thread_name("background")
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    let outcome = runtime.block_on(Box::pin(daemon(loaded, again, filter, metrics)));
+    if let Err(error) = &outcome {
+        tracing::error!(error = format!("{error:#}"), "the daemon ends");
+    }
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+fn start_logging(settings: &NodeSettings) -> anyhow::Result<FilterHandle> {
+    let filter = EnvFilter::try_new(&settings.log.filter).context("log.filter")?;
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match settings.log.format {
+        LogFormat::Text => registry.with(layer).try_init(),
+        LogFormat::Json => registry.with(layer.json()).try_init(),
+    }
+    .map_err(|e| anyhow!("logging could not be started: {e}"))?;
+    Ok(handle)
+}
+
+fn start_metrics() -> anyhow::Result<PrometheusHandle> {
+    let latencies = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+    let handle = PrometheusBuilder::new().set_buckets(&latencies)?.install_recorder().context("the metrics recorder")?;
+    isochrone_gossip::describe();
+    isochrone_council::describe();
+    isochrone_store::describe();
+    isochrone_edge::describe();
+    super::meters::describe();
+    metrics::gauge!("isochrone_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+fn wall_clock() -> WallClock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        WallMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    })
+}
+
+/// The settings in force, and what takes them when they are loaded again.
+struct Live {
+    loaded: Mutex<Loaded>,
+    again: LoadAgain,
+    filter: FilterHandle,
+    auth: Arc<Auth>,
+    cluster_tokens: Mutex<Vec<isochrone_config::Token>>,
+    tls: Vec<Arc<Tls>>,
+}
+
+impl Live {
+    fn publish_tokens(&self) {
+        let mut all = lock(&self.loaded).settings.auth.token.clone();
+        all.extend(lock(&self.cluster_tokens).iter().cloned());
+        self.auth.set(settings::tokens(&all));
+    }
+
+    fn reload(&self) -> Result<Reloaded, String> {
+        let new = (self.again)().map_err(|problems| problems.to_string())?;
+        for tls in &self.tls {
+            tls.reload().map_err(|e| e.to_string())?;
+        }
+        let diff = isochrone_config::reload_diff(&lock(&self.loaded), &new);
+        let filter = EnvFilter::try_new(&new.settings.log.filter).map_err(|e| format!("log.filter: {e}"))?;
+        self.filter.reload(filter).map_err(|e| e.to_string())?;
+        *lock(&self.loaded) = new;
+        self.publish_tokens();
+        let keys = |changes: &[isochrone_config::KeyChange]| changes.iter().map(|c| c.key.to_owned()).collect();
+        Ok(Reloaded { changed: keys(&diff.live), restart_needed: keys(&diff.restart) })
+    }
+}
+
+async fn daemon(loaded: Loaded, again: LoadAgain, filter: FilterHandle, metrics: PrometheusHandle) -> anyhow::Result<()> {
+    let settings = loaded.settings.clone();
+    let (end, ended) = watch::channel(None::<String>);
+    let environment = environment(&end);
+    let (http_tls, admin_tls) = (tls(settings.http.tls.as_ref())?, tls(settings.admin.tls.as_ref())?);
+    let open = settings.auth.mode == Some(isochrone_config::AuthMode::None) || settings.auth.mode.is_none();
+    let auth = Arc::new(if open { Auth::none() } else { Auth::tokens(settings::tokens(&settings.auth.token)) });
+    let live = Arc::new(Live {
+        loaded: Mutex::new(loaded),
+        again,
+        filter,
+        auth: Arc::clone(&auth),
+        cluster_tokens: Mutex::default(),
+        tls: [&http_tls, &admin_tls].into_iter().flatten().cloned().collect(),
+    });
+    let node = start_node(&settings, environment.clone(), &live, &end).await?;
+    let limits = settings::edge_limits(&settings);
+    let api = Api::new(Arc::new(node.clone()) as Arc<dyn Backend>, Arc::clone(&auth), limits.clone(), Arc::clone(&environment.wall));
+    let render = { let metrics = metrics.clone(); Arc::new(move || metrics.render()) };
+    let admin = Admin::new(Arc::new(node.clone()) as Arc<dyn Operator>, auth, limits.clone(), render);
+    let options =
+        |address, tls, threads| ListenerOptions { address, threads, tls, limits: limits.clone() };
+    let admin_listener = AdminListener::start(&options(settings.admin.listen, admin_tls, 1), admin).context("admin.listen")?;
+    let listener = ClientListener::start(&options(settings.http.listen, http_tls, settings.http.threads), api).context("http.listen")?;
+    tracing::info!(http = %settings.http.listen, admin = %settings.admin.listen, "serving");
+    let reason = attend(&node, ended, &metrics).await;
+    let drain = settings::drain_timeout(&settings);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let drained = listener.drain(drain).await;
+    tracing::info!(cut = drained.cut, "connections are drained");
+    node.stop().await;
+    admin_listener.drain(Duration::from_secs(1)).await;
+    reason.map_or(Ok(()), |reason| Err(anyhow!(reason)))
+}
+
+fn environment(end: &watch::Sender<Option<String>>) -> Environment {
+    let end = end.clone();
+    let on_fatal = move |reason: String| {
+        tracing::error!(reason, "the daemon cannot go on");
+        end.send_replace(Some(reason));
+    };
+    Environment { wall: wall_clock(), seed: rand::rng().random(), on_fatal: Arc::new(on_fatal) }
+}
+
+fn tls(files: Option<&TlsFiles>) -> anyhow::Result<Option<Arc<Tls>>> {
+    files.map(|files| Tls::load(&files.cert, &files.key).map(Arc::new).context("tls")).transpose()
+}
+
+async fn start_node(
+    settings: &NodeSettings,
+    environment: Environment,
+    live: &Arc<Live>,
+    end: &watch::Sender<Option<String>>,
+) -> anyhow::Result<Node> {
+    let files = settings.peer.identity().ok_or_else(|| {
+        anyhow!("peer.ca, peer.cert and peer.key are not set: make them with `isochrone certs ca` and `isochrone certs node`")
+    })?;
+    let identity = identity_of(&files.cert)?;
+    check_identity(settings, &identity)?;
+    std::fs::create_dir_all(&settings.node.data_dir).with_context(|| format!("node.data_dir {}", settings.node.data_dir.display()))?;
+    let store = open_store(settings, &environment).await?;
+    let council = open_council(&settings.node.data_dir)?;
+    let (sockets, emulation) = settings::sockets(settings, environment.seed);
+    let credentials = Credentials::Files { certificate: files.cert, key: files.key, authorities: files.ca };
+    let parts = NodeParts {
+        mesh: mesh_options(settings, identity.clone(), credentials, &environment),
+        identity,
+        zone: settings.node.zone.clone(),
+        capacity: Capacity::new(settings.node.capacity).context("node.capacity")?,
+        store,
+        council,
+        sockets,
+        hooks: hooks(live, end, emulation),
+        council_options: { let settings = settings.clone(); Box::new(move |options| settings::council_options(&settings, options)) },
+        options: settings::node_options(settings),
+        environment,
+    };
+    Ok(Box::pin(Node::start(parts)).await?)
+}
+
+/// What the mesh is told, once the store has said who the node is.
+type MakeMesh = Box<dyn FnOnce(isochrone_ident::StoreId, isochrone_ident::Incarnation) -> MeshOptions + Send>;
+
+fn mesh_options(settings: &NodeSettings, identity: PeerIdentity, credentials: Credentials, environment: &Environment) -> MakeMesh {
+    let (settings, environment) = (settings.clone(), environment.clone());
+    Box::new(move |store, incarnation| MeshOptions {
+        listen: settings.peer.listen,
+        advertise: settings.peer.advertise.clone(),
+        watch: true,
+        zone: settings.node.zone.clone(),
+        seeds: settings.peer.join.clone(),
+        bounds: settings::mesh_bounds(&settings),
+        ..MeshOptions::new(identity, credentials, store, incarnation, environment.wall, environment.seed)
+    })
+}
+
+fn hooks(live: &Arc<Live>, end: &watch::Sender<Option<String>>, emulation: Option<super::EmulatedNetwork>) -> Hooks {
+    let (for_config, for_reload, for_tokens, end) = (Arc::clone(live), Arc::clone(live), Arc::clone(live), end.clone());
+    Hooks {
+        config: Box::new(move || lock(&for_config.loaded).effective().to_json()),
+        reload: Box::new(move || for_reload.reload()),
+        leave: Box::new(move || {
+            end.send_replace(Some(String::new()));
+        }),
+        tokens: Box::new(move |tokens| {
+            *lock(&for_tokens.cluster_tokens) = tokens.to_vec();
+            for_tokens.publish_tokens();
+        }),
+        emulation,
+    }
+}
+
+fn identity_of(certificate: &Path) -> anyhow::Result<PeerIdentity> {
+    let text = std::fs::read(certificate).with_context(|| format!("peer.cert {}", certificate.display()))?;
+    let own = CertificateDer::from_pem_slice(&text).map_err(|e| anyhow!("peer.cert {}: {e}", certificate.display()))?;
+    PeerIdentity::of_certificate(&own).with_context(|| format!("peer.cert {}", certificate.display()))
+}
+
+fn check_identity(settings: &NodeSettings, identity: &PeerIdentity) -> anyhow::Result<()> {
+    let node = &settings.node;
+    if node.cluster != identity.cluster || node.region != identity.region {
+        return Err(anyhow!(
+            "the certificate is for cluster {}, region {}; node.cluster is {} and node.region {}: use the right certificate, or correct the settings",
+            identity.cluster,
+            identity.region,
+            node.cluster,
+            node.region
+        ));
+    }
+    Ok(())
+}
+
+async fn open_store(settings: &NodeSettings, environment: &Environment) -> anyhow::Result<Store> {
+    let (path, options) = (settings.node.data_dir.join("data.redb"), settings::store_options(settings, environment));
+    let opened = tokio::task::spawn_blocking(move || Store::open(Medium::File(path), options)).await;
+    opened.context("opening the store")?.context("opening the store")
+}
+
+fn open_council(data_dir: &Path) -> anyhow::Result<redb::Database> {
+    let path = data_dir.join("council.redb");
+    redb::Database::create(&path).with_context(|| {
+        format!("{}: if it is damaged, move it and data.redb away and let the node join anew with a new certificate", path.display())
+    })
+}
+
+/// Stays until the daemon is to end: a signal, an operator's request, or a reason that forces it. Returns the reason.
+async fn attend(node: &Node, mut ended: watch::Receiver<Option<String>>, metrics: &PrometheusHandle) -> Option<String> {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        return Some("signals cannot be handled here".to_owned());
+    };
+    let mut chores = tokio::time::interval(CHORES);
+    let mut ready = tokio::time::interval(Duration::from_millis(20));
+    let mut announced = false;
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => return None,
+            _ = interrupt.recv() => return None,
+            changed = ended.changed() => {
+                let reason = ended.borrow_and_update().clone();
+                match (changed, reason) {
+                    (Ok(()), Some(reason)) => return Some(reason).filter(|r| !r.is_empty()),
+                    (Ok(()), None) => {}
+                    (Err(_), _) => return None,
+                }
+            }
+            _ = hangup.recv() => reload(node).await,
+            _ = chores.tick() => {
+                metrics.run_upkeep();
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+            _ = ready.tick(), if !announced => {
+                announced = node.is_ready();
+                if announced {
+                    tracing::info!("ready");
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+                }
+            }
+        }
+    }
+}
+
+async fn reload(node: &Node) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Reloading)]);
+    match Operator::reload(node).await {
+        Ok(done) => tracing::info!(changed = ?done.changed, restart_needed = ?done.restart_needed, "reloaded"),
+        Err(error) => tracing::error!(%error, "nothing was reloaded"),
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}

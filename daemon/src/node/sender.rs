@@ -1,0 +1,218 @@
+//! The sending end of replication: one task a peer, which reads the operation log from where that peer has acknowledged it (E5).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isochrone_gossip::{ChannelSender, Traffic};
+use isochrone_ident::{Epoch, NodeId};
+use isochrone_replica::{Entry, Frontier, Heard, Pass, Sequence};
+use isochrone_store::Logged;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::core::{Core, lock};
+use super::feeds::Outstanding;
+use super::frames::Frames;
+use super::wire::{self, Feed, FeedAnswer};
+
+/// Operations read from the log at a time.
+const LOG_PAGE: usize = 512;
+/// Checkpoints that a stream's watermark remembers.
+const CHECKPOINTS: usize = 64;
+
+/// Why a stream came to its end.
+enum Ended {
+    /// The peer is no member any more.
+    Gone,
+    /// It has to be sent again what was passed over.
+    NewPass,
+    /// The stream broke, or the peer would not take something.
+    Broken(String),
+}
+
+/// One stream to one peer.
+struct Stream<'a> {
+    core: &'a Core,
+    peer: NodeId,
+    pass: Pass,
+    epoch: Epoch,
+    sent: Sequence,
+    outstanding: Outstanding,
+    frontier: Frontier,
+    out: ChannelSender,
+}
+
+/// Feeds a peer for as long as it is a member.
+pub(crate) async fn feed(core: Arc<Core>, peer: NodeId) {
+    let mut rng = StdRng::seed_from_u64(core.environment.seed ^ (peer.0 as u64) ^ 0xfeed);
+    let (shortest, longest) = core.options.backoff;
+    let mut pause = shortest;
+    loop {
+        let started = Instant::now();
+        match run_stream(&core, peer).await {
+            Ended::Gone => return,
+            Ended::NewPass => pause = shortest,
+            Ended::Broken(reason) => {
+                if started.elapsed() > longest {
+                    pause = shortest;
+                }
+                note_failure(&core, peer, &reason);
+                wait_for_peer(&core, peer, pause.mul_f64(rng.random_range(0.5..1.0))).await;
+                pause = (pause * 2).min(longest);
+            }
+        }
+    }
+}
+
+/// Logs a failure once: again only when the reason changes.
+fn note_failure(core: &Core, peer: NodeId, reason: &str) {
+    let mut refusals = lock(&core.refusals_of_peers);
+    if refusals.get(&peer).is_none_or(|known| known != reason) {
+        tracing::info!(%peer, reason, "writes for this peer are kept until it can be reached");
+        refusals.insert(peer, reason.to_owned());
+    }
+}
+
+/// Waits for a while, or less when something about the peers changes (it may have come back).
+async fn wait_for_peer(core: &Core, peer: NodeId, pause: Duration) {
+    let alive = |core: &Core| core.mesh.is_connected(peer);
+    let was_alive = alive(core);
+    let mut changed = core.mesh.changed();
+    let until = Instant::now() + pause;
+    while let Ok(Ok(())) = tokio::time::timeout_at(until, changed.changed()).await {
+        if !was_alive && alive(core) {
+            return;
+        }
+    }
+}
+
+async fn run_stream(core: &Core, peer: NodeId) -> Ended {
+    let Some((pass, from)) = lock(&core.delivery).resume(peer) else { return Ended::Gone };
+    let channel = match core.mesh.open(peer, wire::REPLICATE, Traffic::Foreground).await {
+        Ok(channel) => channel,
+        Err(e) => return Ended::Broken(e.to_string()),
+    };
+    let (out, answers) = channel.split();
+    let epoch = core.view.load().phase_number();
+    let stream =
+        Stream { core, peer, pass, epoch, sent: from, outstanding: Outstanding::new(), frontier: Frontier::new(CHECKPOINTS), out };
+    stream.run(Frames::of(answers)).await
+}
+
+impl Stream<'_> {
+    async fn run(mut self, mut answers: Frames) -> Ended {
+        let mut head = self.core.head.subscribe();
+        let mut view = self.core.view_changed.subscribe();
+        let mut beat = interval(self.core.options.heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let until = *head.borrow_and_update();
+            if let Err(reason) = self.send_up_to(until).await {
+                return Ended::Broken(reason);
+            }
+            tokio::select! {
+                biased;
+                answer = answers.next() => match answer {
+                    Some(Ok(bytes)) => if let Err(reason) = self.answered(&bytes) { return Ended::Broken(reason) },
+                    None => return Ended::Broken("the peer closed the stream".to_owned()),
+                    Some(Err(reason)) => return Ended::Broken(reason),
+                },
+                _ = view.changed() => if let Some(ended) = self.look_at_view() { return ended },
+                _ = beat.tick() => if let Err(reason) = self.heartbeat().await { return Ended::Broken(reason) },
+                _ = head.changed(), if self.outstanding.len() < self.core.options.window => {}
+            }
+        }
+    }
+
+    /// The placement may have changed: goes on, unless this peer needs what was passed over.
+    fn look_at_view(&mut self) -> Option<Ended> {
+        self.epoch = self.core.view.load().phase_number();
+        match lock(&self.core.delivery).resume(self.peer) {
+            None => Some(Ended::Gone),
+            Some((pass, _)) if pass != self.pass => Some(Ended::NewPass),
+            Some(_) => None,
+        }
+    }
+
+    /// Sends what the peer needs of the log up to `head`, as far as the window allows.
+    async fn send_up_to(&mut self, head: Sequence) -> Result<(), String> {
+        while self.sent < head && self.outstanding.len() < self.core.options.window {
+            let (through, entries) = self.gather()?;
+            if through == self.sent {
+                break;
+            }
+            self.sent = through;
+            if entries.is_empty() {
+                self.pass_over();
+                continue;
+            }
+            metrics::counter!("isochrone_node_feed_sent_entries_total").increment(entries.len() as u64);
+            self.outstanding.push_back(through);
+            self.out.send(wire::encode(&Feed::Batch { through, entries })).await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// What is not for this peer counts as acknowledged once everything before it is.
+    fn pass_over(&self) {
+        if self.outstanding.is_empty() {
+            lock(&self.core.delivery).acknowledge(self.peer, self.pass, self.sent, Epoch::default());
+        }
+    }
+
+    /// The next states for this peer, each key once, in log order; and the last operation that they cover.
+    fn gather(&self) -> Result<(Sequence, Vec<Entry>), String> {
+        let view = self.core.view.load_full();
+        let page = self.core.store.log_after(self.sent, LOG_PAGE).map_err(|e| e.to_string())?;
+        let (mut through, mut entries, mut bytes) = (self.sent, Vec::new(), 0);
+        let mut seen = BTreeSet::new();
+        for logged in page {
+            if bytes >= self.core.options.batch_bytes {
+                break;
+            }
+            through = logged.sequence;
+            if view.needs(self.peer, &logged.ns, logged.slot)
+                && seen.insert((logged.ns.clone(), logged.key.clone()))
+                && let Some(entry) = self.current(logged)?
+            {
+                bytes += entry.record.bytes() + entry.key.as_bytes().len();
+                entries.push(entry);
+            }
+        }
+        Ok((through, entries))
+    }
+
+    /// A logged key's present state, which is that write's or a later one's. One that cannot be read is kept from the peer by ending the stream.
+    fn current(&self, logged: Logged) -> Result<Option<Entry>, String> {
+        let record = self.core.store.get(logged.slot, &logged.ns, logged.key.as_bytes()).map_err(|e| e.to_string())?;
+        Ok(record.map(|record| Entry { ns: logged.ns, key: logged.key, record }))
+    }
+
+    fn answered(&mut self, bytes: &[u8]) -> Result<(), String> {
+        match wire::decode(bytes)? {
+            FeedAnswer::Refused { reason, .. } => Err(format!("the peer did not take a batch: {reason}")),
+            FeedAnswer::Acknowledged { through, epoch } => {
+                if self.outstanding.pop_front() != Some(through) {
+                    return Err("the peer acknowledged what it was not sent".to_owned());
+                }
+                let covered = if self.outstanding.is_empty() { self.sent } else { through };
+                lock(&self.core.delivery).acknowledge(self.peer, self.pass, covered, epoch);
+                lock(&self.core.refusals_of_peers).remove(&self.peer);
+                Ok(())
+            }
+        }
+    }
+
+    async fn heartbeat(&mut self) -> Result<(), String> {
+        let now = self.core.now();
+        // In this order: a write that settles in between is at or before the head.
+        let floor = self.core.stamps.floor(now);
+        self.frontier.checkpoint(floor, *self.core.head.borrow());
+        let sent_through = self.frontier.passed(self.sent);
+        let stable_through = lock(&self.core.horizon).heard(self.core.id()).stable_through;
+        let heartbeat = Feed::Heartbeat { heard: Heard { sent_through, stable_through }, epoch: self.epoch };
+        self.out.send(wire::encode(&heartbeat)).await.map_err(|e| e.to_string())
+    }
+}

@@ -1,0 +1,112 @@
+//! What peers may ask of this node, and who may ask: the mesh's way into it.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use isochrone_council::{Wire, WireError};
+use isochrone_gossip::{Admission, Call, CallError, Channel, Mesh, PeerIdentity, Refused, Service, ServiceId};
+use isochrone_ident::NodeId;
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::wire;
+
+/// Hands requests to the node once there is one. The mesh has to run before the council can, and the council before the node.
+#[derive(Default)]
+pub(crate) struct Router {
+    core: OnceLock<Weak<Core>>,
+    council: OnceLock<isochrone_council::Council>,
+}
+
+impl Router {
+    /// The council runs: its messages are answered from now on.
+    pub(crate) fn council_is(&self, council: isochrone_council::Council) {
+        let _ = self.council.set(council);
+    }
+
+    /// The node runs: everything is answered from now on.
+    pub(crate) fn node_is(&self, core: &Arc<Core>) {
+        let _ = self.core.set(Arc::downgrade(core));
+    }
+
+    fn core(&self) -> Result<Arc<Core>, Refused> {
+        self.core.get().and_then(Weak::upgrade).ok_or_else(|| Refused("this daemon is starting".to_owned()))
+    }
+}
+
+impl Service for Router {
+    fn call(
+        &self,
+        from: &PeerIdentity,
+        service: ServiceId,
+        body: Bytes,
+        _deadline: Instant,
+    ) -> BoxFuture<'static, Result<Bytes, Refused>> {
+        if service == wire::COUNCIL {
+            let Some(council) = self.council.get().cloned() else {
+                return Box::pin(std::future::ready(Err(Refused("this daemon is starting".to_owned()))));
+            };
+            let from = from.node;
+            return Box::pin(async move { council.handle(from, body).await.map_err(Refused) });
+        }
+        let answer = self.core().and_then(|core| {
+            let answer = match service {
+                wire::READ => core.answer_read(&body),
+                wire::LIST => core.answer_list(&body),
+                wire::FETCH => core.answer_fetch(&body),
+                wire::FILLED => core.answer_filled(&body),
+                other => Err(format!("this version has no service {other:?}")),
+            };
+            answer.map_err(Refused)
+        });
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn stream(&self, from: PeerIdentity, service: ServiceId, channel: Channel) {
+        match self.core() {
+            Ok(core) if service == wire::REPLICATE => {
+                tokio::spawn(core.receive_feed(from, channel));
+            }
+            // Dropping the channel tells the peer, which tries again later.
+            _ => drop(channel),
+        }
+    }
+}
+
+/// The nodes that the council has removed are kept out (M2).
+pub(crate) struct Doorkeeper {
+    /// The removed nodes.
+    pub(crate) removed: ArcSwap<BTreeSet<NodeId>>,
+}
+
+impl Admission for Doorkeeper {
+    fn admit(&self, peer: &PeerIdentity) -> Result<(), String> {
+        if self.removed.load().contains(&peer.node) {
+            return Err(format!("node {} was removed from the cluster; a new data directory and certificate make it a new member", peer.node));
+        }
+        Ok(())
+    }
+}
+
+/// The council's messages over the mesh.
+pub(crate) struct MeshWire(pub(crate) Mesh);
+
+impl Wire for MeshWire {
+    fn call(&self, to: NodeId, body: Bytes, deadline: Duration) -> BoxFuture<'static, Result<Bytes, WireError>> {
+        let mesh = self.0.clone();
+        Box::pin(async move { mesh.call(to, Call::new(wire::COUNCIL, body, deadline)).await.map_err(wire_error) })
+    }
+}
+
+/// What the council makes of a failed call.
+pub(crate) fn wire_error(error: CallError) -> WireError {
+    match error {
+        CallError::Refused(reason) => WireError::Refused(reason),
+        other if other.is_unsent() => WireError::Unsent(other.to_string()),
+        other => WireError::Unknown(other.to_string()),
+    }
+}

@@ -1,0 +1,255 @@
+//! Starting and stopping a node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use isochrone_council::{Council, CouncilOptions, Member};
+use isochrone_edge::{
+    Backend, Glance, Level, ListCommand, ListPage, NamespaceView, ReadCommand, Refusal, Reloaded, Served, WriteCommand, Written,
+};
+use isochrone_gossip::{Mesh, MeshOptions, PeerIdentity, Sockets};
+use isochrone_ident::{Namespace, Zone};
+use isochrone_placement::Capacity;
+use isochrone_replica::{Delivery, Horizon, Sequence};
+use isochrone_store::Store;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::core::{Core, lock};
+use super::emulate::EmulatedNetwork;
+use super::feeds::Feeds;
+use super::fill::{self, Filled};
+use super::identity::{self, IdentityError, Recalled};
+use super::join::{self, Seen};
+use super::options::{Environment, NodeOptions};
+use super::service::{Doorkeeper, MeshWire, Router};
+use super::stamp::Stamps;
+use super::upkeep;
+use super::view::View;
+
+/// What the process around a node does for it. [`Hooks::default`] does nothing.
+pub struct Hooks {
+    /// The effective configuration, with where each value came from.
+    pub config: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Reads the configuration again.
+    pub reload: Box<dyn Fn() -> Result<Reloaded, String> + Send + Sync>,
+    /// Asks the process to end gracefully.
+    pub leave: Box<dyn Fn() + Send + Sync>,
+    /// Told the cluster file's tokens, at the start and whenever they may have changed.
+    pub tokens: Box<dyn Fn(&[isochrone_config::Token]) + Send + Sync>,
+    /// The network beneath the node's sockets, where it is emulated.
+    pub emulation: Option<EmulatedNetwork>,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self {
+            config: Box::new(|| serde_json::Value::Null),
+            reload: Box::new(|| Ok(Reloaded::default())),
+            leave: Box::new(|| {}),
+            tokens: Box::new(|_| {}),
+            emulation: None,
+        }
+    }
+}
+
+/// What a node is made of.
+pub struct NodeParts {
+    /// Who it is; its certificate says the same.
+    pub identity: PeerIdentity,
+    /// Its zone.
+    pub zone: Option<Zone>,
+    /// Its share of the data.
+    pub capacity: Capacity,
+    /// Its store, open.
+    pub store: Store,
+    /// Where the council keeps its log.
+    pub council: redb::Database,
+    /// Makes the mesh's options, once store id and incarnation are known.
+    pub mesh: Box<dyn FnOnce(isochrone_ident::StoreId, isochrone_ident::Incarnation) -> MeshOptions + Send>,
+    /// Gives out sockets.
+    pub sockets: Arc<dyn Sockets>,
+    /// What the process does for the node.
+    pub hooks: Hooks,
+    /// Adjusts the council's options.
+    pub council_options: Box<dyn FnOnce(&mut CouncilOptions) + Send>,
+    /// Bounds and periods.
+    pub options: NodeOptions,
+    /// Time and chance.
+    pub environment: Environment,
+}
+
+/// Why a node did not start. No request was taken.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its store does not say who it is.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The mesh did not start.
+    #[error(transparent)]
+    Mesh(#[from] isochrone_gossip::StartError),
+    /// The council did not start.
+    #[error(transparent)]
+    Council(#[from] isochrone_council::StartError),
+    /// The operation log cannot be read.
+    #[error(transparent)]
+    Log(#[from] isochrone_store::ReadError),
+}
+
+/// A running node. Cloning shares it; dropping the last one does not stop it, [`Node::stop`] does.
+#[derive(Clone)]
+pub struct Node {
+    pub(crate) core: Arc<Core>,
+    pub(crate) requests: Arc<AtomicU64>,
+    pub(crate) hooks: Arc<Hooks>,
+    pub(crate) started: Instant,
+}
+
+impl Node {
+    /// Starts a node: raises its incarnation, joins the mesh, starts the council and everything that a node does by itself.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(parts: NodeParts) -> Result<Self, StartError> {
+        let recalled = identity::recall(&parts.store, parts.identity.node, parts.environment.seed).await?;
+        let router = Arc::new(Router::default());
+        let doorkeeper = Arc::new(Doorkeeper { removed: ArcSwap::from_pointee(BTreeSet::new()) });
+        let options = (parts.mesh)(recalled.store, recalled.incarnation);
+        let mesh = Mesh::start(options, Arc::clone(&parts.sockets), Arc::clone(&router) as _, Arc::clone(&doorkeeper) as _).await?;
+        let me = Member {
+            node: parts.identity.node,
+            store: recalled.store,
+            region: parts.identity.region.clone(),
+            zone: parts.zone,
+            address: mesh.me().address.clone(),
+            capacity: parts.capacity,
+            incarnation: recalled.incarnation,
+        };
+        let requests = Arc::new(AtomicU64::new(0));
+        let seen = Seen { mesh: mesh.clone(), region: me.region.clone(), me: me.node, requests: Arc::clone(&requests) };
+        let mut council_options = CouncilOptions::new(me.clone(), parts.identity.cluster.clone(), parts.environment.seed);
+        council_options.observations = Arc::new(seen);
+        council_options.on_fatal = Arc::clone(&parts.environment.on_fatal);
+        (parts.council_options)(&mut council_options);
+        let council = Council::start(council_options, parts.council, Arc::new(MeshWire(mesh.clone()))).await?;
+        router.council_is(council.clone());
+        let shared = Shared { me, mesh, council, store: parts.store, options: parts.options, environment: parts.environment };
+        let core = assemble(shared, parts.identity.cluster, &recalled)?;
+        join::adopt(&core, &doorkeeper);
+        restore_cursors(&core);
+        router.node_is(&core);
+        let hooks = Arc::new(parts.hooks);
+        spawn_tasks(&core, &doorkeeper, &hooks);
+        Ok(Self { core, requests, hooks, started: Instant::now() })
+    }
+
+    /// Stops: no more writes are taken, peers are told, what was acknowledged is on disk.
+    pub async fn stop(&self) {
+        self.core.stop.send_replace(true);
+        self.core.council.shutdown().await;
+        self.core.mesh.leave().await;
+        self.core.store.clone().close().await;
+    }
+
+    /// Whether this node has adopted every slot's place and heard the council: it can serve.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        isochrone_edge::Operator::checks(self).iter().all(|check| check.ok)
+    }
+
+    /// A receiver that changes when the node's view of the cluster does.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.core.view_changed.subscribe()
+    }
+
+    /// The node's store, for checks by a simulation.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.core.store
+    }
+}
+
+struct Shared {
+    me: Member,
+    mesh: Mesh,
+    council: Council,
+    store: Store,
+    options: NodeOptions,
+    environment: Environment,
+}
+
+fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Recalled) -> Result<Arc<Core>, StartError> {
+    let Shared { me, mesh, council, store, options, environment } = shared;
+    let view = View::of(&council.state(), me.node);
+    store.trim_log(recalled.trimmed);
+    let delivery = Delivery::new(recalled.trimmed, view.phase_number());
+    let head: Sequence = store.stats().last_sequence.max(recalled.trimmed);
+    Ok(Arc::new(Core {
+        stamps: Stamps::new(me.node, recalled.incarnation, recalled.last, options.clock),
+        cluster,
+        me,
+        options,
+        environment,
+        store,
+        mesh,
+        council,
+        view: ArcSwap::from_pointee(view),
+        view_changed: watch::Sender::new(0),
+        delivery: Mutex::new(delivery),
+        horizon: Mutex::new(Horizon::default()),
+        head: watch::Sender::new(head),
+        feeds: Feeds::new(),
+        filled: Mutex::new(Filled::default()),
+        refusals_of_peers: Mutex::new(BTreeMap::new()),
+        stop: watch::Sender::new(false),
+    }))
+}
+
+/// What peers had acknowledged before the restart need not be sent again.
+fn restore_cursors(core: &Core) {
+    let phase = core.view.load().phase_number();
+    for peer in core.others() {
+        if let Some(sequence) = identity::recall_cursor(&core.store, peer, phase) {
+            lock(&core.delivery).restore(peer, sequence);
+        }
+    }
+}
+
+fn spawn_tasks(core: &Arc<Core>, doorkeeper: &Arc<Doorkeeper>, hooks: &Arc<Hooks>) {
+    core.spawn(join::follow(Arc::clone(core), Arc::clone(doorkeeper), Arc::clone(hooks)));
+    core.spawn(join::join(Arc::clone(core)));
+    core.spawn(upkeep::watermarks(Arc::clone(core)));
+    core.spawn(upkeep::sweep(Arc::clone(core)));
+    core.spawn(fill::fill(Arc::clone(core)));
+    core.spawn(fill::drive(Arc::clone(core)));
+}
+
+impl Backend for Node {
+    fn namespace(&self, ns: &Namespace) -> Option<NamespaceView> {
+        self.core.view.load().namespace_view(ns, self.core.options.value_bytes)
+    }
+
+    fn glance(&self, ns: &Namespace, key: &[u8], level: Level) -> Glance {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.core.glance(ns, key, level)
+    }
+
+    fn read(&self, command: ReadCommand) -> BoxFuture<'_, Result<Served, Refusal>> {
+        Box::pin(self.core.read(command))
+    }
+
+    fn write(&self, command: WriteCommand) -> BoxFuture<'_, Result<Written, Refusal>> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Box::pin(self.core.take(command))
+    }
+
+    fn list(&self, command: ListCommand) -> BoxFuture<'_, Result<ListPage, Refusal>> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Box::pin(self.core.list(command))
+    }
+}

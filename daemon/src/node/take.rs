@@ -1,0 +1,125 @@
+//! Taking a write: made durable here, acknowledged, and left in the operation log for the replicas (E5).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isochrone_edge::{Level, Receipt, Refusal, WriteCommand, WriteOp, Written};
+use isochrone_ident::Version;
+use isochrone_replica::{Entry, Live, Record};
+use isochrone_store::{Durability, Placed, RequestKey, WriteError, WriteSet};
+use serde::{Deserialize, Serialize};
+
+use super::core::Core;
+use super::identity::HLC_HIGH;
+use super::view::View;
+
+/// What is kept under an idempotency key: enough to know a repeat and to answer it.
+#[derive(Debug, Serialize, Deserialize)]
+struct FirstAnswer {
+    fingerprint: u128,
+    version: Version,
+}
+
+impl Core {
+    /// Takes a write in an eventual namespace.
+    pub(crate) async fn take(self: &Arc<Self>, command: WriteCommand) -> Result<Written, Refusal> {
+        let evictable = self.check_write(&self.view.load(), &command)?;
+        let (deadline, fingerprint) = (command.deadline, command.fingerprint);
+        let (set, version) = self.write_set(command, evictable)?;
+        let core = Arc::clone(self);
+        let ended = tokio::spawn(async move { core.commit_own(set, version).await });
+        match tokio::time::timeout_at(deadline, ended).await {
+            Ok(Ok(Ok(None))) => Ok(self.written(version, false)),
+            Ok(Ok(Ok(Some(earlier)))) => self.repeat(&earlier, fingerprint),
+            Ok(Ok(Err(error))) => Err(refusal_of(&error)),
+            Ok(Err(_)) => Err(Refusal::OutcomeUnknown { detail: "the daemon is stopping".into() }),
+            Err(_) => Err(Refusal::OutcomeUnknown { detail: "the disk did not answer in time".into() }),
+        }
+    }
+
+    /// The answer to a request whose idempotency key was used before.
+    fn repeat(&self, earlier: &[u8], fingerprint: u128) -> Result<Written, Refusal> {
+        let first: FirstAnswer = super::wire::decode(earlier).map_err(|reason| {
+            tracing::error!(reason, "the answer kept under an idempotency key cannot be understood");
+            Refusal::Internal { detail: "a kept answer cannot be understood".into() }
+        })?;
+        if first.fingerprint == fingerprint { Ok(self.written(first.version, true)) } else { Err(Refusal::IdempotencyKeyReused) }
+    }
+
+    fn written(&self, version: Version, repeated: bool) -> Written {
+        let receipt = Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms: None };
+        Written { version, created: None, receipt, repeated }
+    }
+
+    /// Whether the write may be taken; says whether its namespace is evictable.
+    fn check_write(&self, view: &View, command: &WriteCommand) -> Result<bool, Refusal> {
+        let Some(spec) = view.namespace(&command.ns) else {
+            return Err(Refusal::NoSuchNamespace(command.ns.clone()));
+        };
+        super::read::check_level(spec, command.level)?;
+        if !self.is_member() {
+            return Err(Refusal::NotReady { detail: "it has not joined its cluster yet".into() });
+        }
+        if let Some(off_ms) = self.clock_off_ms() {
+            metrics::counter!("isochrone_node_refused_total", "reason" => "clock").increment(1);
+            return Err(Refusal::ClockSkew { off_ms, max_ms: self.options.clock.ahead_ms_max });
+        }
+        Ok(spec.keeping == isochrone_config::Keeping::Evictable)
+    }
+
+    /// The commit of a write, and the version that it gives.
+    fn write_set(&self, command: WriteCommand, evictable: bool) -> Result<(WriteSet, Version), Refusal> {
+        let key = command.idempotency_key.as_ref().map(|key| RequestKey::new(key.as_str().to_owned()));
+        let key = key.transpose().map_err(|e| Refusal::Internal { detail: Cow::Owned(e.to_string()) })?;
+        let now = self.now();
+        let version = self.stamps.issue(now);
+        let first = FirstAnswer { fingerprint: command.fingerprint, version };
+        let record = match command.op {
+            WriteOp::Delete => Record::tombstone(version),
+            WriteOp::Put { value, content_type, ttl } => {
+                Record::live(version, Live { value, content_type, expires_at: ttl.map(|ttl| now.plus_millis(millis(ttl))) })
+            }
+        };
+        let until = now.plus_millis(millis(self.options.idempotency_ttl));
+        let set = WriteSet {
+            answers: key.into_iter().map(|key| (key, super::wire::encode(&first), until)).collect(),
+            entries: vec![Placed {
+                slot: View::slot(&command.ns, command.key.as_bytes()),
+                entry: Entry { ns: command.ns, key: command.key, record },
+                evictable,
+            }],
+            log: true,
+            facts: vec![(HLC_HIGH, Some(super::wire::encode(&version.hlc)))],
+            durability: if evictable { Durability::Relaxed } else { Durability::AtOnce },
+        };
+        Ok((set, version))
+    }
+
+    /// Commits, and runs to its end whether or not the client is still there. Returns the first answer when the request is a repeat.
+    async fn commit_own(&self, set: WriteSet, version: Version) -> Result<Option<Bytes>, WriteError> {
+        let committed = self.store.commit(set).await;
+        if let Ok(committed) = &committed {
+            for sequence in committed.outcomes.iter().filter_map(|o| o.logged) {
+                self.logged(sequence);
+            }
+        }
+        self.stamps.settle(version);
+        Ok(committed?.earlier)
+    }
+}
+
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a client is told of a failed commit.
+pub(crate) fn refusal_of(error: &WriteError) -> Refusal {
+    match error {
+        WriteError::Full(_) => Refusal::StoreFull { detail: Cow::Owned(error.to_string()) },
+        WriteError::Busy => {
+            Refusal::Overloaded { queue: "store.queue_max".into(), retry_after: std::time::Duration::from_millis(100) }
+        }
+        other => Refusal::OutcomeUnknown { detail: Cow::Owned(other.to_string()) },
+    }
+}

@@ -1,0 +1,130 @@
+//! What a node does by itself: trims its log, tells how far it is stable, forgets what nothing can contradict any more (E7, E8).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use isochrone_ident::{Hlc, SLOTS, Slot};
+use isochrone_replica::{Frontier, Heard, Sequence, State};
+use isochrone_store::{Durability, WriteSet};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::core::{Core, Doomed, lock};
+use super::identity::{PROMISED, TRIMMED, cursor};
+use super::wire;
+
+/// Checkpoints that the stable watermark remembers.
+const CHECKPOINTS: usize = 256;
+/// How often the stable watermark is made durable and told to the others.
+const STABLE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Trims the log and moves the watermarks, for ever.
+pub(crate) async fn watermarks(core: Arc<Core>) {
+    let mut frontier = Frontier::new(CHECKPOINTS);
+    let mut beat = interval(core.options.heartbeat);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let beats_per_promise = (STABLE_PERIOD.as_millis() / core.options.heartbeat.as_millis().max(1)).max(1);
+    for number in 1u128.. {
+        beat.tick().await;
+        let floor = core.stamps.floor(core.now());
+        let head = *core.head.borrow();
+        frontier.checkpoint(floor, head);
+        lock(&core.horizon).hear(core.id(), Heard { sent_through: floor, stable_through: Hlc::ZERO });
+        if number.is_multiple_of(beats_per_promise) {
+            promise(&core, &mut frontier, head).await;
+        }
+    }
+}
+
+/// Trims the log as far as all replicas have it, and promises that nothing older will come: both only once they are on disk, for a
+/// trimmed operation that came back after a crash would be sent again, and could bring a forgotten delete's key back (E7).
+async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
+    let trimmed = lock(&core.delivery).trim(head);
+    let stable_through = frontier.passed(trimmed);
+    let phase = core.view.load().phase_number();
+    let cursors: Vec<_> = lock(&core.delivery).peers().collect();
+    let mut facts = vec![
+        (TRIMMED, Some(wire::encode(&trimmed))),
+        (PROMISED, Some(wire::encode(&stable_through))),
+    ];
+    facts.extend(cursors.into_iter().map(|(peer, sequence)| (cursor(peer), Some(wire::encode(&(phase, sequence))))));
+    let set = WriteSet { entries: Vec::new(), log: false, answers: Vec::new(), facts, durability: Durability::AtOnce };
+    if let Err(error) = core.store.commit(set).await {
+        tracing::warn!(%error, "the stable time could not be written; deletes are kept longer");
+        return;
+    }
+    core.store.trim_log(trimmed);
+    lock(&core.horizon).hear(core.id(), Heard { sent_through: Hlc::ZERO, stable_through });
+    gauges(core, head, trimmed);
+}
+
+fn gauges(core: &Core, head: Sequence, trimmed: Sequence) {
+    metrics::gauge!("isochrone_node_log_backlog_operations").set((head.0 - trimmed.0.min(head.0)) as f64);
+    for (peer, sequence) in lock(&core.delivery).peers() {
+        metrics::gauge!("isochrone_node_peer_backlog_operations", "peer" => peer.to_string())
+            .set((head.0 - sequence.0.min(head.0)) as f64);
+    }
+    let horizon = lock(&core.horizon);
+    if let Some(age_ms) = horizon.age_ms(core.now()) {
+        metrics::gauge!("isochrone_node_read_age_seconds").set(age_ms as f64 / 1e3);
+    }
+    let stable_lag_ms = core.now().millis().saturating_sub(horizon.stable_through().wall().millis());
+    metrics::gauge!("isochrone_node_stable_lag_seconds").set(stable_lag_ms as f64 / 1e3);
+}
+
+/// Goes through the slots in turn, for ever: forgets tombstones and expired values once they are stable, and records of slots that are not this
+/// node's once they are delivered.
+pub(crate) async fn sweep(core: Arc<Core>) {
+    let (period, slots_a_time) = core.options.sweep;
+    let mut tick = interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = 0u16;
+    loop {
+        tick.tick().await;
+        for _ in 0..slots_a_time {
+            let slot = Slot::of_hash(u64::from(next));
+            next = next.wrapping_add(1) % SLOTS;
+            if let Err(reason) = sweep_slot(&core, slot).await {
+                tracing::warn!(%slot, reason, "a slot could not be swept");
+            }
+        }
+    }
+}
+
+/// One slot. A slot that is being filled is left alone: a page that is on its way could bring back what is forgotten here.
+async fn sweep_slot(core: &Core, slot: Slot) -> Result<(), String> {
+    if core.store.slot_totals(slot).keys == 0 || core.is_filling(slot) {
+        return Ok(());
+    }
+    let mut after = None;
+    loop {
+        let page = core.store.scan_slot(slot, after.as_ref(), core.options.page_bytes).map_err(|e| e.to_string())?;
+        let doomed = doomed(core, slot, &page.entries);
+        if !doomed.is_empty() {
+            metrics::counter!("isochrone_node_forgotten_total").increment(doomed.len() as u64);
+            core.store.forget(doomed).await.map_err(|e| e.to_string())?;
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn doomed(core: &Core, slot: Slot, entries: &[isochrone_replica::Entry]) -> Vec<Doomed> {
+    let view = core.view.load();
+    let now = core.now();
+    let (stable, own_stable) = {
+        let horizon = lock(&core.horizon);
+        (horizon.stable_through(), horizon.heard(core.id()).stable_through)
+    };
+    let is_doomed = |entry: &&isochrone_replica::Entry| {
+        let record = &entry.record;
+        if !view.needs(core.id(), &entry.ns, slot) {
+            return record.version.hlc <= own_stable;
+        }
+        let gone = matches!(record.state, State::Tombstone) || !record.is_visible(now, core.options.clock.ahead_ms_max);
+        gone && record.version.hlc <= stable
+    };
+    let forget = |e: &isochrone_replica::Entry| (slot, e.ns.clone(), e.key.clone(), e.record.version);
+    entries.iter().filter(is_doomed).map(forget).collect()
+}

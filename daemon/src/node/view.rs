@@ -1,0 +1,144 @@
+//! What the request path knows of the cluster: one immutable value, exchanged whole when the council decides something.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use isochrone_config::{ByteSize, ClusterSpec, Keeping, NamespaceSpec};
+use isochrone_config::Mode as NamespaceMode;
+use isochrone_council::{ClusterState, Member};
+use isochrone_edge::{Mode, NamespaceView};
+use isochrone_ident::{Epoch, Namespace, NodeId, Slot};
+use isochrone_placement::{Phase, Placement, slot_of};
+
+/// The cluster as of one council decision.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    /// Number of the council's decisions that this reflects.
+    pub(crate) applied: u64,
+    /// The members.
+    pub(crate) members: BTreeMap<NodeId, Member>,
+    /// The nodes that were removed for good.
+    pub(crate) removed: BTreeSet<NodeId>,
+    /// The cluster file's content.
+    pub(crate) spec: ClusterSpec,
+    /// Where every key lives.
+    pub(crate) placement: Arc<Placement>,
+    replica_counts: BTreeSet<usize>,
+    me: NodeId,
+}
+
+/// The replicas that a request must know of: a slot's, cut to the number that the namespace asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replicas {
+    /// Those that hold everything: reads go to them.
+    pub(crate) read: Vec<NodeId>,
+    /// Those that a move is filling, without the ones above.
+    pub(crate) joining: Vec<NodeId>,
+}
+
+impl View {
+    /// The view of a council state; the cluster file in it was checked before it was proposed.
+    pub(crate) fn of(state: &ClusterState, me: NodeId) -> Self {
+        let spec = ClusterSpec::parse(&state.file.text, "the cluster file in force").unwrap_or_else(|problems| {
+            tracing::error!(%problems, "the cluster file in force cannot be read by this version; built-in namespaces only");
+            ClusterSpec::default()
+        });
+        let replica_counts = spec.namespaces().map(|ns| usize::from(ns.replicas)).collect();
+        Self {
+            replica_counts,
+            applied: state.applied,
+            members: state.members.clone(),
+            removed: state.removed.keys().copied().collect(),
+            spec,
+            placement: Arc::clone(&state.placement),
+            me,
+        }
+    }
+
+    /// A namespace's settings.
+    pub(crate) fn namespace(&self, ns: &Namespace) -> Option<&NamespaceSpec> {
+        self.spec.namespace(ns)
+    }
+
+    /// What the API must know of a namespace, given this node's own bound on values.
+    pub(crate) fn namespace_view(&self, ns: &Namespace, value_bytes_max: u64) -> Option<NamespaceView> {
+        let spec = self.namespace(ns)?;
+        Some(NamespaceView {
+            mode: if spec.mode == NamespaceMode::Strong { Mode::Strong } else { Mode::Eventual },
+            evictable: spec.keeping == Keeping::Evictable,
+            ttl_default: spec.ttl_default.map(isochrone_config::Span::duration),
+            ttl_max: spec.ttl_max.map(isochrone_config::Span::duration),
+            value_bytes: spec.value_bytes_max(ByteSize::bytes(value_bytes_max)).as_u64(),
+        })
+    }
+
+    /// The placement epoch of the eventual slots.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.placement.eventual.epoch
+    }
+
+    /// Counts the phases of all slots (2e, 2e + 1): it rises with every decision that changes who needs a write.
+    pub(crate) fn phase_number(&self) -> Epoch {
+        Epoch(self.epoch().0 * 2 + u64::from(self.placement.eventual.is_moving()))
+    }
+
+    /// The replicas of a namespace's keys in a slot.
+    pub(crate) fn replicas(&self, ns: &Namespace, slot: Slot) -> Replicas {
+        let count = self.namespace(ns).map_or(usize::MAX, |spec| usize::from(spec.replicas));
+        let class = &self.placement.eventual;
+        let read: Vec<NodeId> = class.read_set(slot).take(count).collect();
+        let joining = match class.write_sets(slot) {
+            (_, Some(next)) => next.take(count).filter(|n| !read.contains(n)).collect(),
+            (_, None) => Vec::new(),
+        };
+        Replicas { read, joining }
+    }
+
+    /// Whether `node` needs the writes of that namespace in that slot: it is a replica, or becomes one.
+    pub(crate) fn needs(&self, node: NodeId, ns: &Namespace, slot: Slot) -> bool {
+        let count = self.namespace(ns).map_or(usize::MAX, |spec| usize::from(spec.replicas));
+        let (current, next) = self.placement.eventual.write_sets(slot);
+        current.take(count).any(|n| n == node) || next.is_some_and(|next| next.take(count).any(|n| n == node))
+    }
+
+    /// Whether this node answers reads of that key from its own store, without allocation (P4).
+    pub(crate) fn reads_here(&self, spec: &NamespaceSpec, slot: Slot) -> bool {
+        self.placement.eventual.read_set(slot).take(usize::from(spec.replicas)).any(|n| n == self.me)
+    }
+
+    /// The slot of a key.
+    pub(crate) fn slot(ns: &Namespace, key: &[u8]) -> Slot {
+        slot_of(ns, key)
+    }
+
+    /// The nodes that need a slot for some namespace under this view.
+    pub(crate) fn holders(&self, slot: Slot) -> impl Iterator<Item = NodeId> + '_ {
+        let (current, next) = self.placement.eventual.write_sets(slot);
+        current.chain(next.into_iter().flatten())
+    }
+
+    /// The slots that this node is to be filled with.
+    pub(crate) fn slots_to_fill(&self) -> Vec<Slot> {
+        self.placement.eventual.moving_slots().filter(|&slot| self.joiners(slot).contains(&self.me)).collect()
+    }
+
+    /// The nodes that a moving slot gains for some namespace. A namespace with fewer replicas than the table has columns uses the
+    /// first ones, so a node may be gained by moving up.
+    pub(crate) fn joiners(&self, slot: Slot) -> Vec<NodeId> {
+        let class = &self.placement.eventual;
+        let (Phase::Joint { .. }, (current, Some(next))) = (class.phase(slot), class.write_sets(slot)) else { return Vec::new() };
+        let mut joiners = Vec::new();
+        for &count in &self.replica_counts {
+            joiners.extend(next.clone().take(count).filter(|n| !current.clone().take(count).any(|c| c == *n)));
+        }
+        joiners.sort_unstable();
+        joiners.dedup();
+        joiners
+    }
+
+    /// The replicas of a slot that hold it for every namespace, other than this node: where it can be filled from.
+    pub(crate) fn sources(&self, slot: Slot) -> Vec<NodeId> {
+        let fewest = self.replica_counts.iter().copied().min().unwrap_or(1);
+        self.placement.eventual.read_set(slot).take(fewest).filter(|&n| n != self.me).collect()
+    }
+}

@@ -1,0 +1,177 @@
+//! What nodes say to each other about data. Every message is an enum in `postcard`; the mesh's ALPN carries the version (M3).
+
+use bytes::Bytes;
+use isochrone_edge::Listed;
+use isochrone_gossip::ServiceId;
+use isochrone_ident::{Epoch, Hlc, Key, Namespace, Region, Slot};
+use isochrone_replica::{Entry, Heard, Record, Sequence};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Raft messages, joins and forwarded proposals.
+pub(crate) const COUNCIL: ServiceId = ServiceId(1);
+/// The stream on which a daemon sends what it took (E5).
+pub(crate) const REPLICATE: ServiceId = ServiceId(2);
+/// A read of one key.
+pub(crate) const READ: ServiceId = ServiceId(3);
+/// A page of key names.
+pub(crate) const LIST: ServiceId = ServiceId(4);
+/// A page of a slot's records, for a replica that is being filled.
+pub(crate) const FETCH: ServiceId = ServiceId(5);
+/// Which moving slots a replica has been filled with.
+pub(crate) const FILLED: ServiceId = ServiceId(6);
+
+/// On the replication stream, from the daemon that took the writes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Feed {
+    /// What the receiver needs of the sender's log up to and including `through`.
+    Batch {
+        /// The last operation that this covers.
+        through: Sequence,
+        /// The states to merge, in log order; none when all operations were passed over.
+        entries: Vec<Entry>,
+    },
+    /// Every batch before it on the stream is the whole truth up to these times.
+    Heartbeat {
+        /// The sender's watermarks.
+        heard: Heard,
+        /// The placement epoch under which the sender chose what to send.
+        epoch: Epoch,
+    },
+}
+
+/// On the replication stream, from the replica.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum FeedAnswer {
+    /// Everything up to `through` is durable here.
+    Acknowledged {
+        /// The last operation covered.
+        through: Sequence,
+        /// The placement epoch that the replica knows.
+        epoch: Epoch,
+    },
+    /// Nothing of the batch that ends at `through` was taken; the sender may try again on a new stream after a while.
+    Refused {
+        /// The batch.
+        through: Sequence,
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// A read of one key at a replica.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ReadRequest {
+    /// The namespace.
+    pub(crate) ns: Namespace,
+    /// The key.
+    pub(crate) key: Key,
+}
+
+/// The answer to a [`ReadRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ReadAnswer {
+    /// The key's state, tombstones included.
+    pub(crate) record: Option<Record>,
+    /// How old that may be, in milliseconds, where it is known.
+    pub(crate) age_ms: Option<u64>,
+    /// The replica's region.
+    pub(crate) region: Region,
+}
+
+/// A page of key names of the slots that one replica was asked to answer for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ListRequest {
+    /// The namespace.
+    pub(crate) ns: Namespace,
+    /// Only keys that begin so.
+    pub(crate) prefix: Bytes,
+    /// Only keys after this one.
+    pub(crate) after: Option<Key>,
+    /// At most so many.
+    pub(crate) limit: u32,
+    /// Only keys of these slots; `None`: of all.
+    pub(crate) slots: Option<Vec<Slot>>,
+}
+
+/// The answer to a [`ListRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ListAnswer {
+    /// The keys, in byte order.
+    pub(crate) entries: Vec<Listed>,
+    /// Where to go on: all keys up to this one have been looked at. `None`: all there are.
+    pub(crate) next: Option<Key>,
+    /// How old this may be, in milliseconds, where it is known.
+    pub(crate) age_ms: Option<u64>,
+}
+
+/// A page of a slot, asked for by a replica that is being filled.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FetchRequest {
+    /// The slot.
+    pub(crate) slot: Slot,
+    /// The epoch in which it is moving: a source that has not adopted it yet refuses.
+    pub(crate) epoch: Epoch,
+    /// Only keys after this one.
+    pub(crate) after: Option<(Namespace, Key)>,
+}
+
+/// The answer to a [`FetchRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FetchAnswer {
+    /// The records, tombstones included.
+    pub(crate) entries: Vec<Entry>,
+    /// No write at or before this time was missing here, and none can still arrive: a record that old which the page lacks is dead (E7).
+    pub(crate) stable_through: Hlc,
+    /// Where the next page begins; `None`: that was the last.
+    pub(crate) next: Option<(Namespace, Key)>,
+}
+
+/// Asks a replica which slots it has been filled with in the move away from `epoch`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FilledRequest {
+    /// The epoch that the move leaves.
+    pub(crate) epoch: Epoch,
+}
+
+/// The answer to a [`FilledRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FilledAnswer {
+    /// The slots; empty when the replica is not at that epoch.
+    pub(crate) slots: Vec<Slot>,
+}
+
+/// Bytes of a message.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
+    postcard::to_allocvec(message).map(Bytes::from).expect("messages are plain values, which always encode")
+}
+
+/// A message from a peer's bytes.
+///
+/// # Errors
+/// A text for the log when they are not one; nothing was done.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(bytes).map_err(|e| format!("not a message of this version: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_are_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<Feed>(&bytes);
+            let _ = decode::<FeedAnswer>(&bytes);
+            let _ = decode::<ReadRequest>(&bytes);
+            let _ = decode::<ReadAnswer>(&bytes);
+            let _ = decode::<ListRequest>(&bytes);
+            let _ = decode::<ListAnswer>(&bytes);
+            let _ = decode::<FetchRequest>(&bytes);
+            let _ = decode::<FetchAnswer>(&bytes);
+            let _ = decode::<FilledRequest>(&bytes);
+            let _ = decode::<FilledAnswer>(&bytes);
+        }
+    }
+}
