@@ -1,2 +1,7 @@
 //! The `isochrone` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    isochrone::cli::main()
+}
