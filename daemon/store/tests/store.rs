@@ -454,6 +454,54 @@ fn a_file_that_is_no_store_is_refused_by_name() {
 }
 
 #[test]
+fn a_store_of_an_unknown_format_is_refused_with_both_formats() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.redb");
+        let database = redb::Database::create(&path).expect("creates");
+        let write = database.begin_write().expect("begins");
+        let meta: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
+        write.open_table(meta).expect("opens").insert("format", 99_u32.to_le_bytes().as_slice()).expect("writes");
+        write.commit().expect("commits");
+        drop(database);
+        let Err(error) = Store::open(Medium::File(path), World::default().options()) else { panic!("an unknown format was opened") };
+        assert!(matches!(error, OpenError::UnknownFormat { found: 99, supported: 1, .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_slow_disk_delays_the_answer_and_not_the_readers() {
+    run(async {
+        let world = World::default();
+        let store = world.open();
+        store.commit(put("k", 1, "v")).await.expect("commits");
+        world.disk.slow_syncs(Duration::from_millis(60));
+        let (slow, started) = (store.clone(), std::time::Instant::now());
+        let write = tokio::spawn(async move { slow.commit(put("l", 1, "v")).await });
+        tokio::task::yield_now().await;
+        assert!(read(&store, "data", "k").is_some() && started.elapsed() < Duration::from_millis(50));
+        write.await.expect("runs").expect("commits");
+        assert!(started.elapsed() >= Duration::from_millis(60));
+    });
+}
+
+#[test]
+fn an_operation_of_the_log_that_is_damaged_is_left_out_and_counted() {
+    run(async {
+        let world = World::default();
+        let store = world.open();
+        for text in ["key-one", "key-two"] {
+            store.commit(WriteSet { log: true, ..put(text, 1, "v") }).await.expect("commits");
+        }
+        store.close().await;
+        world.disk.corrupt(b"\x04data\x07key-one");
+        let store = world.open();
+        let left: Vec<u64> = store.log_after(Sequence(0), 10).expect("reads").iter().map(|o| o.sequence.0).collect();
+        assert_eq!((left, store.stats().corrupt), (vec![2], 1));
+    });
+}
+
+#[test]
 fn after_the_close_everything_is_refused() {
     run(async {
         let store = World::default().open();
