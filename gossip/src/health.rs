@@ -362,14 +362,15 @@ impl Links {
     }
 
     /// This process stood still that long: nobody else was silent.
-    pub(crate) fn stood_still(&mut self, by: Duration) {
+    pub(crate) fn stood_still(&mut self, now: Duration, by: Duration) {
+        let shifted = |at: Duration| (at + by).min(now);
         for link in self.links.values_mut() {
             if let Some((at, _)) = &mut link.hearing.last {
-                *at += by;
+                *at = shifted(*at);
             }
-            link.connected = link.connected.map(|since| since + by);
+            link.connected = link.connected.map(shifted);
             if let Some((at, _)) = &mut link.told {
-                *at += by;
+                *at = shifted(*at);
             }
         }
     }

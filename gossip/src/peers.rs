@@ -241,7 +241,7 @@ impl Peers {
     /// Fires what is due.
     pub(crate) fn timeout(&mut self, now: Duration, wall: WallMicros) {
         if let Some(lag) = self.membership.timeout(now) {
-            self.links.stood_still(lag);
+            self.links.stood_still(now, lag);
             self.notice(Notice::StoodStill(lag));
         }
         let round_trips = &self.round_trips;

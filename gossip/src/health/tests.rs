@@ -131,7 +131,7 @@ fn time_in_which_we_stood_still_is_nobody_elses_silence() {
     let mut pair = Pair::new();
     pair.run(ms(2000));
     let end = &mut pair.ends[0];
-    end.stood_still(ms(30_000));
+    end.stood_still(pair.now + ms(30_000), ms(30_000));
     end.beats(pair.now + ms(30_000), WallMicros(0), |_| None);
     assert_eq!(end.health(THEM).state, LinkState::Healthy);
 }

@@ -10,7 +10,7 @@ use rand::Rng;
 use super::Membership;
 use super::directory::Fact;
 use super::identity::Identity;
-use super::pool::Pool;
+use super::pool::{Pool, is_active};
 use super::reach::Reachability;
 use super::timing::Scope;
 use super::wire::{Message, ReachReport, pages};
@@ -31,7 +31,7 @@ const REPORT_REGIONS_MAX: usize = 14;
 impl Membership {
     /// The gateways of our region: the lowest node ids that the local pool holds for alive, ourselves included.
     pub(crate) fn gateways(&self) -> BTreeSet<NodeId> {
-        let active = self.local.members().filter(|member| Self::pool_fact(member).is_active()).map(|member| member.id().node);
+        let active = self.local.members().filter(|member| is_active(member)).map(|member| member.id().node);
         let mut nodes: Vec<NodeId> = active.filter(|node| !self.forgotten.contains(node)).chain([self.me()]).collect();
         nodes.sort_unstable();
         nodes.truncate(self.options.gateways.max(1));
@@ -102,13 +102,13 @@ impl Membership {
     }
 
     fn local_actives(&self) -> Vec<NodeId> {
-        let active = self.local.members().filter(|member| Self::pool_fact(member).is_active());
+        let active = self.local.members().filter(|member| is_active(member));
         sorted(active.map(|member| member.id().node))
     }
 
     fn wide_actives_elsewhere(&self) -> Vec<NodeId> {
         let members = self.wide.iter().flat_map(Pool::members);
-        let abroad = members.filter(|member| member.id().region != *self.home() && Self::pool_fact(member).is_active());
+        let abroad = members.filter(|member| member.id().region != *self.home() && is_active(member));
         sorted(abroad.map(|member| member.id().node))
     }
 

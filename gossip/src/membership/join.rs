@@ -10,6 +10,7 @@ use rand::seq::{IteratorRandom, SliceRandom};
 use super::Membership;
 use super::directory::Fact;
 use super::identity::Identity;
+use super::pool::is_active;
 use super::wire::Message;
 use crate::peers::Liveness;
 
@@ -72,8 +73,7 @@ impl Membership {
         let Some(wide) = &self.wide else { return Vec::new() };
         let mut wanted: BTreeSet<NodeId> = self.gateways();
         wanted.extend(self.directory.gateways_elsewhere(self.home(), self.options.gateways).iter().map(|identity| identity.node));
-        let present: BTreeSet<&Region> =
-            wide.members().filter(|member| Self::pool_fact(member).is_active()).map(|member| &member.id().region).collect();
+        let present: BTreeSet<&Region> = wide.members().filter(|member| is_active(member)).map(|member| &member.id().region).collect();
         let strangers = self.connected_contacts().filter(|contact| contact.region != *self.home() && !present.contains(&contact.region));
         let stranger = strangers.map(|contact| contact.node).collect::<Vec<_>>();
         wanted.extend(stranger.into_iter().choose(&mut self.rng));

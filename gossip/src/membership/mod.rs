@@ -43,7 +43,7 @@ use rand::{Rng, SeedableRng};
 use self::directory::{Directory, Fact};
 use self::doubt::{LAG_ALLOWED, LocalHealth};
 use self::identity::{Address, Identity};
-use self::pool::{Pool, PoolNote, is_suspect};
+use self::pool::{Pool, PoolNote};
 use self::reach::{Reachability, Reports};
 use self::timing::{Scope, p99};
 use self::wire::{Byline, Edition, Malformed, Message, ReachReport, message_datagram, pool_datagram};
@@ -456,8 +456,8 @@ impl Membership {
     fn pool_fact(member: &Member<Identity>) -> Fact {
         let liveness = match member.state() {
             foca::State::Down => Liveness::Down,
-            _ if is_suspect(member) => Liveness::Suspect,
-            _ => Liveness::Alive,
+            foca::State::Suspect => Liveness::Suspect,
+            foca::State::Alive => Liveness::Alive,
         };
         Fact { identity: member.id().clone(), swim: member.incarnation(), liveness }
     }

@@ -206,7 +206,7 @@ impl Pool {
 
     /// The suspects among the members, each with the number of refutations under which it is suspected.
     pub(crate) fn suspects(&self) -> Vec<(Identity, u16)> {
-        self.members().filter(|member| is_suspect(member)).map(|member| (member.id().clone(), member.incarnation())).collect()
+        self.members().filter(|member| member.state() == State::Suspect).map(|member| (member.id().clone(), member.incarnation())).collect()
     }
 
     /// Somebody tells us that we are suspected: refute it, if it is about this life.
@@ -418,7 +418,7 @@ fn foca_config(datagram_bytes_max: usize) -> foca::Config {
     }
 }
 
-/// foca's word for how a member is.
-pub(crate) fn is_suspect(member: &Member<Identity>) -> bool {
-    member.state() == State::Suspect
+/// Whether a member counts as one: alive, or suspected to be not.
+pub(crate) fn is_active(member: &Member<Identity>) -> bool {
+    member.state() != State::Down
 }

@@ -112,14 +112,31 @@ impl Net {
     /// Starts a daemon and connects it with all that run.
     fn start(&mut self, profile: Profile) {
         let node = profile.identity.node;
-        let options = PeersOptions::new(profile.clone(), self.seed ^ u64::try_from(node.0).expect("small") ^ profile.incarnation.0 << 32);
-        let peers = Peers::new(options, self.now).expect("a good address");
-        self.nodes.insert(node, Node { profile, peers, up: true, stalled_until: Duration::ZERO, skew_ms: 0, woken: 0 });
+        self.start_alone(profile);
         let others: Vec<NodeId> = self.nodes.iter().filter(|(other, it)| **other != node && it.up).map(|(other, _)| *other).collect();
         for other in others {
             self.connect(node, other);
         }
         self.drain(node);
+    }
+
+    /// Connects every node with whom it finds in its table, as the shell does.
+    fn dial(&mut self) {
+        let known = |(id, node): (&NodeId, &Node)| node.peers.table().peers.keys().map(|peer| (*id, *peer)).collect::<Vec<_>>();
+        let wanted: Vec<_> = self.nodes.iter().filter(|(_, node)| node.up).flat_map(known).collect();
+        for (node, peer) in wanted {
+            if self.nodes[&peer].up && !self.connected.contains(&(node, peer)) {
+                self.connect(node, peer);
+            }
+        }
+    }
+
+    /// Starts a daemon that knows nobody.
+    fn start_alone(&mut self, profile: Profile) {
+        let node = profile.identity.node;
+        let options = PeersOptions::new(profile.clone(), self.seed ^ u64::try_from(node.0).expect("small") ^ profile.incarnation.0 << 32);
+        let peers = Peers::new(options, self.now).expect("a good address");
+        self.nodes.insert(node, Node { profile, peers, up: true, stalled_until: Duration::ZERO, skew_ms: 0, woken: 0 });
     }
 
     fn connect(&mut self, a: NodeId, b: NodeId) {
@@ -295,6 +312,9 @@ impl Net {
         while !holds(self) {
             assert!(self.now - start < within, "not within {within:?}: {what}");
             self.run(ms(20));
+        }
+        if std::env::var_os("FIGURES").is_some() {
+            eprintln!("FIGURE {what}: {:?}", self.now - start);
         }
         self.now - start
     }

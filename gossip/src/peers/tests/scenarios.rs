@@ -30,6 +30,23 @@ fn m5_thirty_nodes_with_loss_of_five_percent_declare_nobody_down_and_find_a_cras
 }
 
 #[test]
+fn m5_everybody_finds_everybody_through_one_seed_that_is_far_away() {
+    let mut net = Net::new(20);
+    let places = ["us-east", "eu-west", "asia"];
+    (1..=12u128).for_each(|node| net.start_alone(profile(node, places[node as usize % 3], 1)));
+    // 7 is no gateway, and the seed of all.
+    (1..=12).filter(|node| *node != 7).for_each(|node| net.connect(NodeId(node), NodeId(7)));
+    for _ in 0..30 {
+        net.run(ms(100));
+        net.dial();
+    }
+    net.whole_within(ms(500));
+    net.run(s(20));
+    assert!(net.is_whole());
+    assert_eq!(net.connected.len(), 12 * 11);
+}
+
+#[test]
 fn m5_three_regions_of_two_nodes_see_each_other_and_know_each_others_gateways() {
     let mut net = Net::of(3, &THREE_BY_TWO);
     net.whole_within(s(3));
