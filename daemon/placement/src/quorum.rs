@@ -63,7 +63,9 @@ fn pool(topology: &Topology, slot: Slot, count: usize) -> Vec<Contender> {
     let mut pool = ranking.pick(count);
     let is_near = |contender: &Contender| {
         let raised = topology.raised(*contender, slot, NEAR);
-        contender.is_open() && !pool[..count].contains(contender) && pool[..count].iter().any(|chosen| raised > *chosen)
+        topology.has_room(*contender, slot, count)
+            && !pool[..count].contains(contender)
+            && pool[..count].iter().any(|chosen| raised > *chosen)
     };
     let near: Vec<Contender> = ranking.pick(most.min(topology.nodes())).into_iter().filter(is_near).collect();
     pool.extend(near);

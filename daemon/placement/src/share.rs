@@ -12,6 +12,9 @@ use crate::spread::level;
 /// What a node may hold, as a multiple of its fair share (P2).
 pub(crate) const LOAD_CAP: f64 = 1.25;
 
+/// What rounding may add to a share, in slots, without a whole slot more.
+const ROUNDING: f64 = 1e-6;
+
 /// A part of a group: its nodes and their weights' sum.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bin {
@@ -23,7 +26,7 @@ pub(crate) struct Bin {
 
 /// The load cap, in slots, of a node whose fair share is `share` of all slots: at least one, at most all.
 pub(crate) fn cap(share: f64) -> u32 {
-    (LOAD_CAP * share * f64::from(SLOTS)).ceil().clamp(1.0, f64::from(SLOTS)) as u32
+    (LOAD_CAP * share * f64::from(SLOTS) - ROUNDING).ceil().clamp(1.0, f64::from(SLOTS)) as u32
 }
 
 /// How many of `count` replicas each part takes on average; `count` may itself be an average.
@@ -39,9 +42,9 @@ pub(crate) fn shares(count: f64, bins: &[Bin]) -> Vec<f64> {
 }
 
 fn shares_of_whole(count: usize, bins: &[Bin]) -> Vec<f64> {
-    let (level, extra) = level(count, bins.iter().map(|bin| bin.nodes));
+    let (level, extra) = level(count, &bins.iter().map(|bin| bin.nodes));
     let weight = |bin: &Bin| if bin.nodes > level { bin.weight } else { 0.0 };
-    let time = time_of(extra as f64, bins.iter().map(weight));
+    let time = time_of(extra as f64, &bins.iter().map(weight));
     bins.iter().map(|bin| bin.nodes.min(level) as f64 + chance(weight(bin), time)).collect()
 }
 
@@ -50,7 +53,7 @@ fn chance(weight: f64, time: f64) -> f64 {
 }
 
 /// The t at which the chances of these weights add up to `count`, which is below their number; 0 for 0.
-fn time_of(count: f64, weights: impl Iterator<Item = f64> + Clone) -> f64 {
+fn time_of(count: f64, weights: &(impl Iterator<Item = f64> + Clone)) -> f64 {
     if count == 0.0 {
         return 0.0;
     }

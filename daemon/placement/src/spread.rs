@@ -5,7 +5,7 @@
 //! replicas over five regions the level is 0 and the extra 3: three regions, one each.
 
 /// The level that all parts reach, and how many parts take one more; `nodes` are the parts' sizes.
-pub(crate) fn level(count: usize, nodes: impl Iterator<Item = usize> + Clone) -> (usize, usize) {
+pub(crate) fn level(count: usize, nodes: &(impl Iterator<Item = usize> + Clone)) -> (usize, usize) {
     let filled = |level: usize| nodes.clone().map(|nodes| nodes.min(level)).sum::<usize>();
     let mut level = 0;
     while level < count && filled(level + 1) <= count {
@@ -29,7 +29,7 @@ pub(crate) struct Part<B> {
 /// How many of `count` replicas each part takes: (part, replicas) in the order of rank, those with none left out. Parts that can take the extra one
 /// without going over a load cap go first.
 pub(crate) fn allot<B: Ord + Copy>(count: usize, parts: &[Part<B>]) -> Vec<(usize, usize)> {
-    let (level, extra) = level(count, parts.iter().map(|part| part.nodes));
+    let (level, extra) = level(count, &parts.iter().map(|part| part.nodes));
     let mut counts: Vec<(usize, usize)> = parts.iter().map(|part| part.nodes.min(level)).enumerate().collect();
     counts.sort_unstable_by_key(|&(part, _)| std::cmp::Reverse((parts[part].open > level, parts[part].best)));
     for (_, count) in counts.iter_mut().filter(|(part, _)| parts[*part].nodes > level).take(extra) {
@@ -42,7 +42,7 @@ pub(crate) fn allot<B: Ord + Copy>(count: usize, parts: &[Part<B>]) -> Vec<(usiz
 
 /// Whether `counts` of the parts' `nodes` are spread as equally as can be.
 pub(crate) fn is_spread(counts: &[usize], nodes: &[usize]) -> bool {
-    let (level, _) = level(counts.iter().sum(), nodes.iter().copied());
+    let (level, _) = level(counts.iter().sum(), &nodes.iter().copied());
     counts.iter().zip(nodes).all(|(&count, &nodes)| count == nodes.min(level) || count == nodes.min(level + 1))
 }
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn levels(count: usize, nodes: &[usize]) -> (usize, usize) {
-        level(count, nodes.iter().copied())
+        level(count, &nodes.iter().copied())
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use isochrone_ident::{NodeId, Region, Slot};
+use isochrone_ident::{NodeId, Region, SLOTS, Slot};
 
 use crate::draw::{Draw, Drawer};
 use crate::share::{Bin, cap, shares};
@@ -46,11 +46,6 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    /// Whether the node is below its load cap.
-    pub(crate) const fn is_open(self) -> bool {
-        self.open
-    }
-
     /// The node's place in the tree.
     pub(crate) const fn site(self) -> usize {
         self.site.0
@@ -124,6 +119,12 @@ impl Topology {
         self.members.len().min(usize::from(width))
     }
 
+    /// The load and the cap of each node whose load is above its cap.
+    #[cfg(test)]
+    pub(crate) fn above_cap(&self) -> Vec<(u32, u32)> {
+        self.sites.iter().filter(|site| site.load > site.cap).map(|site| (site.load, site.cap)).collect()
+    }
+
     /// How many nodes there are.
     pub(crate) const fn nodes(&self) -> usize {
         self.members.len()
@@ -161,6 +162,14 @@ impl Topology {
             }
         }
         top
+    }
+
+    /// Whether the node can take a slot for which the ranking alone would not choose it: it is below its cap, and, where each region must take some of
+    /// the `count` replicas of every slot, below its cap's part for the slots so far, so that there is room left for those.
+    pub(crate) fn has_room(&self, contender: Contender, slot: Slot, count: usize) -> bool {
+        let site = &self.sites[contender.site()];
+        let in_step = || site.load * u32::from(SLOTS) <= site.cap * u32::from(slot.number());
+        contender.open && (self.regions.len() > count || in_step())
     }
 
     /// What the contender would be if its node weighed `factor` times as much.
