@@ -144,12 +144,6 @@ impl Client {
         Ok(Self { http, base, token: bearer(access)?, patience })
     }
 
-    /// The URL it was made with.
-    #[must_use]
-    pub(crate) fn base(&self) -> &str {
-        &self.base
-    }
-
     /// Sends a request until it is answered or patience ends, and gives back an answer of success, its body unread.
     ///
     /// # Errors

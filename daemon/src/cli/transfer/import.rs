@@ -50,7 +50,7 @@ enum Value {
 }
 
 /// What the source gives: a key to write, or something that cannot be one.
-type Fed = Result<Item, (String, Outcome)>;
+type Fed = Result<Item, Box<(String, Outcome)>>;
 
 /// What one request ended as.
 struct Written {
@@ -127,7 +127,7 @@ fn feed_files(walk: Walk, prefix: &[u8], stop: &AtomicBool, sender: &mpsc::Sende
     for met in walk {
         let fed = match met {
             Met::File(file) => file_item(file, prefix),
-            Met::Skipped { path, why } => Err((path.display().to_string(), Outcome::Skipped { why: Some(why) })),
+            Met::Skipped { path, why } => Err(Box::new((path.display().to_string(), Outcome::Skipped { why: Some(why) }))),
         };
         if stop.load(Ordering::Relaxed) || sender.blocking_send(fed).is_err() {
             return;
@@ -138,7 +138,7 @@ fn feed_files(walk: Walk, prefix: &[u8], stop: &AtomicBool, sender: &mpsc::Sende
 fn file_item(file: FoundFile, prefix: &[u8]) -> Fed {
     let key = key_of(prefix, &file.relative).map_err(|error| {
         let failure = Failure::failed("its path is no key", error.to_string());
-        (file.path.display().to_string(), Outcome::Failed(failure))
+        Box::new((file.path.display().to_string(), Outcome::Failed(failure)))
     })?;
     Ok(Item { key, stamp: Stamp { bytes: file.bytes, mark: file.modified_ns }, value: Value::File(file.path), permit: None })
 }
@@ -178,8 +178,8 @@ async fn share_of(memory: &Arc<Semaphore>, bytes: u64) -> Option<OwnedSemaphoreP
     Arc::clone(memory).acquire_many_owned(share).await.ok()
 }
 
-fn bad_line(number: u64, why: &str) -> (String, Outcome) {
-    (format!("line {number}"), Outcome::Failed(Failure::failed("the line cannot be imported", why)))
+fn bad_line(number: u64, why: &str) -> Box<(String, Outcome)> {
+    Box::new((format!("line {number}"), Outcome::Failed(Failure::failed("the line cannot be imported", why))))
 }
 
 fn line_item(line: &[u8], prefix: &[u8], number: u64) -> Fed {
@@ -208,7 +208,7 @@ async fn pump(
             Some(done) = under_way.join_next() => books.written(done)?,
             next = fed.recv(), if is_fed && under_way.len() < concurrency => match next {
                 None => is_fed = false,
-                Some(Err((label, outcome))) => books.count(&label, &outcome),
+                Some(Err(left)) => books.count(&left.0, &left.1),
                 Some(Ok(item)) => if let Some(item) = books.unless_done(item) { under_way.spawn(write(Arc::clone(run), item)); },
             },
         }
