@@ -1,13 +1,67 @@
-//! Isochrone's HTTP side.
+//! Isochrone's HTTP side: it turns bytes into typed commands, and their answers into bytes again.
+//!
+//! ```text
+//!   client --> ClientListener --------> Api -- ReadCommand WriteCommand ListCommand --> Backend
+//!              a thread and a runtime   |      (at a glance where it is in memory)        |
+//!              a core; HTTP/1.1, h2c,   |                                                 |
+//!              TLS; EdgeLimits          +<-- Served Written ListPage, or a Refusal -------+
+//!
+//!   operator --> AdminListener --> Admin -- status, apply, leave ... --> Operator
+//! ```
+//!
+//! - What comes in: a connection is held to its limits by a watchdog of its own (`connection`, `activity`); a request is dispatched by the
+//!   one table of routes (`route`), which `/openapi.json` is made from too (`openapi`).
+//! - What is decided: who may do it ([`Auth`]), whether it is well formed and fits its namespace ([`Api`]). Nothing else: the
+//!   [`Backend`] and the [`Operator`] are the daemon's node, or a model of it.
+//! - What goes out: a value with its receipt, or a problem (RFC 9457) with a stable type (`problem`). A 503 promises that nothing was applied;
+//!   a 504 promises nothing.
+//!
+//! [`Api::handle`] and [`Admin::handle`] have no socket and read no clock but those that they are given, so that the simulator calls them directly.
+//!
+//! Decisions where the contract is silent:
+//! - A repeated `Idempotency-Key` with another request is 422, one whose first request is still being worked on 409
+//!   (draft-ietf-httpapi-idempotency-key-header section 2.7). A repeated answer says `Idempotent-Replayed: true`.
+//! - `Age` is how old the answer may be, not how long ago the value was written: `max-age` already is what is *left* of the
+//!   TTL, and a downstream cache subtracts `Age` from it (RFC 9111 section 4.2.3).
+//! - A TTL above the namespace's `ttl_max` is refused (400), never cut: nobody should think that a value lives longer than it does.
+//! - Keys that are not UTF-8 stand in JSON as `key_base64`, as values do.
+//! - In a batch, lines for one key are carried out one after the other; all others side by side.
+//! - A misspelt query parameter is an error.
 
+mod activity;
+mod admin;
+mod api;
+mod auth;
+mod body;
 mod command;
+mod connection;
+mod fields;
+mod limits;
+mod listener;
+mod meter;
+mod openapi;
 mod operator;
+mod path;
+mod problem;
+mod range;
+mod route;
+mod tls;
+mod upload;
 
+pub use admin::{Admin, RenderMetrics};
+pub use api::{Api, WallClock};
+pub use auth::{Auth, Grant, Right, Scope, Token};
+pub use body::ResponseBody;
 pub use command::{
     Backend, Fence, Glance, IdempotencyKey, InvalidIdempotencyKey, InvalidLevel, Level, ListCommand, ListPage, Listed, Matcher, Mode,
     NamespaceView, Object, Preconditions, ReadCommand, Receipt, Refusal, Served, Source, WriteCommand, WriteOp, Written,
 };
+pub use limits::EdgeLimits;
+pub use listener::{AdminListener, ClientListener, Drained, ListenError, ListenerOptions};
+pub use meter::describe;
 pub use operator::{
     Applied, ApplyRequest, Check, CouncilView, KeyPlacement, MemberView, Operator, OperatorRefusal, PlacementSummary, Reloaded,
     ReplicaView, ReplicationView, RoundTripsView, Status, StoreView,
 };
+pub use tls::{Tls, TlsError};
+pub use upload::RequestBody;

@@ -1,0 +1,319 @@
+//! Header fields: what a request's say, and how an answer's are written.
+//!
+//! Writing goes through a buffer per thread that is cut into pieces, so that a header value costs no allocation of its own.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use http::header::{CACHE_CONTROL, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use isochrone_ident::Version;
+
+use crate::command::{Fence, IdempotencyKey, Level, Matcher, NamespaceView, Preconditions, Receipt};
+use crate::problem::Problem;
+
+pub(crate) const ISOCHRONE_CONSISTENCY: HeaderName = HeaderName::from_static("isochrone-consistency");
+pub(crate) const ISOCHRONE_REGION: HeaderName = HeaderName::from_static("isochrone-region");
+pub(crate) const ISOCHRONE_AGE_MS: HeaderName = HeaderName::from_static("isochrone-age-ms");
+pub(crate) const ISOCHRONE_SESSION: HeaderName = HeaderName::from_static("isochrone-session");
+pub(crate) const ISOCHRONE_FENCE: HeaderName = HeaderName::from_static("isochrone-fence");
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Says that an answer is the first answer to an earlier request, as Stripe's API does.
+pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// No TTL may be longer than a hundred years, so that sums of times stay far from their types' ends.
+pub(crate) const TTL_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+thread_local! {
+    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(SCRATCH_BYTES));
+}
+
+const SCRATCH_BYTES: usize = 16 << 10;
+
+/// A header value of what `write` writes, which must be visible ASCII.
+pub(crate) fn value(write: impl FnOnce(&mut BytesMut)) -> HeaderValue {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.capacity() < 256 {
+            *scratch = BytesMut::with_capacity(SCRATCH_BYTES);
+        }
+        write(scratch);
+        HeaderValue::from_maybe_shared(scratch.split().freeze()).unwrap_or(HeaderValue::from_static(""))
+    })
+}
+
+/// Writes a number in decimal digits.
+pub(crate) fn put_decimal(out: &mut BytesMut, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[at..]);
+}
+
+fn put_hex(out: &mut BytesMut, mut number: u128) {
+    let mut digits = [0; 32];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+        if number == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[at..]);
+}
+
+/// Writes a version as a strong validator, quotes included: the same text as `Display` gives.
+pub(crate) fn put_etag(out: &mut BytesMut, version: &Version) {
+    out.put_u8(b'"');
+    put_hex(out, u128::from(version.hlc.0));
+    out.put_u8(b'-');
+    put_hex(out, version.node.0);
+    out.put_u8(b'-');
+    put_hex(out, u128::from(version.incarnation.0));
+    out.put_u8(b'"');
+}
+
+/// The receipt fields that every read and write answers with.
+pub(crate) fn put_receipt(headers: &mut HeaderMap, receipt: &Receipt) {
+    headers.insert(ISOCHRONE_CONSISTENCY, HeaderValue::from_static(receipt.consistency.as_str()));
+    headers.insert(ISOCHRONE_REGION, value(|out| out.put_slice(receipt.region.as_str().as_bytes())));
+    if let Some(age_ms) = receipt.age_ms {
+        headers.insert(ISOCHRONE_AGE_MS, value(|out| put_decimal(out, age_ms)));
+    }
+}
+
+/// A field's text, where it is there once.
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let mut fields = headers.get_all(name).iter();
+    let Some(field) = fields.next() else { return Ok(None) };
+    if fields.next().is_some() {
+        return Err(Problem::malformed(format!("the header field `{name}` is given twice")));
+    }
+    field.to_str().map(Some).map_err(|_| Problem::malformed(format!("the header field `{name}` holds something other than visible ASCII")))
+}
+
+/// The level that a request asks for by header or query; the query wins.
+pub(crate) fn level(headers: &HeaderMap, query: Option<&str>) -> Result<Option<Level>, Problem> {
+    let Some(text) = query.map_or_else(|| text(headers, &ISOCHRONE_CONSISTENCY), |text| Ok(Some(text)))? else { return Ok(None) };
+    text.trim().parse().map(Some).map_err(|e: crate::command::InvalidLevel| Problem::malformed(e.to_string()))
+}
+
+/// What `If-Match` or `If-None-Match` lists; `None` when the field is absent. Weak validators and foreign ones match nothing: ours are all strong.
+pub(crate) fn matcher(headers: &HeaderMap, name: &HeaderName) -> Option<Matcher> {
+    let mut fields = headers.get_all(name).iter().peekable();
+    fields.peek()?;
+    let mut versions = Vec::new();
+    for field in fields {
+        for tag in field.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+            if tag == b"*" {
+                return Some(Matcher::Any);
+            }
+            versions.extend(version(tag, *name == IF_NONE_MATCH));
+        }
+    }
+    Some(Matcher::Versions(versions))
+}
+
+/// The version that an entity tag names. `weak`: compare weakly (RFC 9110 section 8.8.3.2), so that `W/` is overlooked.
+pub(crate) fn version(tag: &[u8], weak: bool) -> Option<Version> {
+    let opaque = if weak { tag.strip_prefix(b"W/").unwrap_or(tag) } else { tag };
+    let inner = opaque.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    std::str::from_utf8(inner).ok()?.parse().ok()
+}
+
+/// All preconditions of a write.
+pub(crate) fn preconditions(headers: &HeaderMap) -> Result<Preconditions, Problem> {
+    Ok(Preconditions { if_match: matcher(headers, &IF_MATCH), if_none_match: matcher(headers, &IF_NONE_MATCH), fence: fence(headers)? })
+}
+
+fn fence(headers: &HeaderMap) -> Result<Option<Fence>, Problem> {
+    let Some(field) = text(headers, &ISOCHRONE_FENCE)? else { return Ok(None) };
+    let parsed =
+        field.rsplit_once('=').and_then(|(lock, token)| Some(Fence { lock: lock.trim().into(), token: token.trim().parse().ok()? }));
+    match parsed {
+        Some(fence) if !fence.lock.is_empty() => Ok(Some(fence)),
+        _ => Err(Problem::malformed("`Isochrone-Fence` is `{lock}={token}`, the token a number")),
+    }
+}
+
+/// The client's name for a write.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(field) = text(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    IdempotencyKey::new(field.trim()).map(Some).map_err(|e| Problem::malformed(e.to_string()))
+}
+
+/// The TTL that a write asks for: `?ttl=` first, then `Cache-Control: max-age`.
+pub(crate) fn requested_ttl(headers: &HeaderMap, query: Option<&str>) -> Result<Option<Duration>, Problem> {
+    if let Some(text) = query {
+        return duration(text).map(Some).ok_or_else(|| {
+            Problem::malformed(format!("a ttl is a number and a unit, as in `60s` (ms, s, m, h, d), not `{}`", text.escape_debug()))
+        });
+    }
+    for field in headers.get_all(CACHE_CONTROL) {
+        for directive in field.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+            if let Some(age) = max_age(directive) {
+                return age.map(Some).ok_or_else(|| Problem::malformed("`Cache-Control: max-age` is a number of seconds"));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// `None`: another directive; `Some(None)`: this one, and broken.
+fn max_age(directive: &[u8]) -> Option<Option<Duration>> {
+    let text = std::str::from_utf8(directive).ok()?;
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    if !name.trim().eq_ignore_ascii_case("max-age") {
+        return None;
+    }
+    let digits = value.trim().trim_matches('"');
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    Some(is_number.then(|| Duration::from_secs(digits.parse().unwrap_or(u64::MAX))))
+}
+
+/// A duration as in `1500ms`, `60s`, `1h30m`: numbers with units, one after the other.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    let mut sum = None;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let count: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let millis: u64 = match &rest[..letters] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        rest = &rest[letters..];
+        sum = Some(count.checked_mul(millis)?.checked_add(sum.unwrap_or(0))?);
+    }
+    sum.map(Duration::from_millis)
+}
+
+/// The TTL that a write gets: what it asks for, else the namespace's default, else its maximum; a longer one than the maximum is refused.
+pub(crate) fn effective_ttl(asked: Option<Duration>, view: &NamespaceView) -> Result<Option<Duration>, Problem> {
+    let longest = view.ttl_max.unwrap_or(TTL_MAX).min(TTL_MAX);
+    match asked {
+        None => Ok(view.ttl_default.or(view.ttl_max)),
+        Some(ttl) if ttl < Duration::from_millis(1) => {
+            Err(Problem::malformed("a ttl is at least 1 ms; to remove the key at once, use DELETE"))
+        }
+        Some(ttl) if ttl > longest => {
+            Err(Problem::malformed(format!("the ttl is longer than this namespace's `ttl_max`, {} seconds", longest.as_secs_f64())))
+        }
+        Some(ttl) => Ok(Some(ttl)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Mode;
+    use isochrone_ident::{Hlc, Incarnation, NodeId};
+    use proptest::prelude::*;
+
+    fn headers(fields: &[(HeaderName, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name.clone(), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn view(ttl_default: Option<u64>, ttl_max: Option<u64>) -> NamespaceView {
+        let seconds = |n: Option<u64>| n.map(Duration::from_secs);
+        NamespaceView {
+            mode: Mode::Eventual,
+            evictable: false,
+            ttl_default: seconds(ttl_default),
+            ttl_max: seconds(ttl_max),
+            value_bytes: 10,
+        }
+    }
+
+    #[test]
+    fn a_ttl_comes_from_the_query_first_and_then_from_cache_control() {
+        let cached = headers(&[(CACHE_CONTROL, "no-transform, Max-Age=60")]);
+        assert_eq!(requested_ttl(&cached, None).expect("parses"), Some(Duration::from_secs(60)));
+        assert_eq!(requested_ttl(&cached, Some("5s")).expect("parses"), Some(Duration::from_secs(5)));
+        assert_eq!(requested_ttl(&headers(&[(CACHE_CONTROL, "no-store")]), None).expect("parses"), None);
+        assert!(requested_ttl(&headers(&[(CACHE_CONTROL, "max-age=soon")]), None).is_err());
+    }
+
+    #[test]
+    fn a_duration_has_units() {
+        assert_eq!(duration("1h30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
+        for bad in ["", "60", "s", "1.5s", "-1s", "1y", "99999999999999999999s", "1 s"] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_write_without_a_ttl_takes_the_default_or_the_maximum() {
+        let s = |n| Some(Duration::from_secs(n));
+        assert_eq!(effective_ttl(None, &view(None, None)).expect("fits"), None);
+        assert_eq!(effective_ttl(None, &view(Some(5), Some(9))).expect("fits"), s(5));
+        assert_eq!(effective_ttl(None, &view(None, Some(9))).expect("fits"), s(9));
+        assert_eq!(effective_ttl(s(9), &view(Some(5), Some(9))).expect("fits"), s(9));
+        assert!(effective_ttl(s(10), &view(Some(5), Some(9))).is_err());
+        assert!(effective_ttl(Some(Duration::ZERO), &view(None, None)).is_err());
+        assert!(effective_ttl(Some(Duration::MAX), &view(None, None)).is_err());
+    }
+
+    #[test]
+    fn validators_of_others_match_nothing() {
+        let foreign = headers(&[(IF_MATCH, r#""abc", W/"1-2-3""#)]);
+        assert_eq!(matcher(&foreign, &IF_MATCH), Some(Matcher::Versions(vec![])));
+        let ours = headers(&[(IF_NONE_MATCH, r#""x""#), (IF_NONE_MATCH, r#"W/"1-2-3""#)]);
+        let version = Version { hlc: Hlc(1), node: NodeId(2), incarnation: Incarnation(3) };
+        assert_eq!(matcher(&ours, &IF_NONE_MATCH), Some(Matcher::Versions(vec![version])));
+        assert_eq!(matcher(&headers(&[(IF_MATCH, "*")]), &IF_MATCH), Some(Matcher::Any));
+        assert_eq!(matcher(&HeaderMap::new(), &IF_MATCH), None);
+    }
+
+    #[test]
+    fn a_fence_names_a_lock_and_a_token() {
+        let field = |text| fence(&headers(&[(ISOCHRONE_FENCE, text)]));
+        assert_eq!(field("a=b=7").expect("parses"), Some(Fence { lock: "a=b".into(), token: 7 }));
+        assert!(field("a").is_err() && field("=1").is_err() && field("a=x").is_err());
+    }
+
+    #[test]
+    fn an_idempotency_key_has_1_to_128_visible_characters() {
+        let key = |text: &str| IdempotencyKey::new(text).map(|key| key.as_str().to_owned());
+        assert_eq!(key("abc"), key("\"abc\""));
+        assert!(key("").is_err() && key("a b").is_err() && key("é").is_err() && key("\"\"").is_err());
+        assert!(key(&"k".repeat(128)).is_ok() && key(&"k".repeat(129)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn an_etag_is_written_as_the_version_displays(hlc: u64, node: u128, incarnation: u64) {
+            let version = Version { hlc: Hlc(hlc), node: NodeId(node), incarnation: Incarnation(incarnation) };
+            let written = value(|out| put_etag(out, &version));
+            prop_assert_eq!(written.to_str().expect("ascii"), format!("\"{version}\""));
+            prop_assert_eq!(super::version(written.as_bytes(), false), Some(version));
+        }
+
+        #[test]
+        fn a_number_is_written_as_it_displays(number: u64) {
+            let written = value(|out| put_decimal(out, number));
+            prop_assert_eq!(written.to_str().expect("ascii"), number.to_string());
+        }
+    }
+}

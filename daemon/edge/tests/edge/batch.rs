@@ -1,0 +1,113 @@
+//! `POST /v1/batch`.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::Request;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use isochrone_edge::{Auth, EdgeLimits};
+use serde_json::{Value, json};
+
+use crate::model::{Client, Model, api};
+
+async fn batch(client: &Client, lines: &str) -> Vec<Value> {
+    let answer = client.ask("POST", "/v1/batch", &[("content-type", "application/x-ndjson; charset=utf-8")], lines.to_owned()).await;
+    assert_eq!((answer.status, answer.field("content-type")), (200, "application/x-ndjson"));
+    answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn each_line_has_its_answer_in_order() {
+    let client = Client::new();
+    let lines = [
+        json!({"op": "put", "ns": "data", "key": "a", "text": "é"}),
+        json!({"op": "put", "ns": "data", "key": "b", "base64": "/w==", "ttl_ms": 5000}),
+        json!({"op": "get", "ns": "data", "key": "a"}),
+        json!({"op": "get", "ns": "data", "key": "b"}),
+        json!({"op": "delete", "ns": "data", "key": "a"}),
+        json!({"op": "get", "ns": "data", "key": "a"}),
+        json!({"op": "put", "ns": "strong", "key": "s", "text": "1", "if_none_match": "*"}),
+        json!({"op": "put", "ns": "strong", "key": "s", "text": "2", "if_none_match": "*"}),
+    ];
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let answers = batch(&client, text.trim_end()).await;
+    let statuses: Vec<_> = answers.iter().map(|answer| answer["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [204, 204, 200, 200, 204, 404, 201, 412]);
+    assert_eq!((&answers[2]["text"], &answers[3]["base64"]), (&json!("é"), &json!("/w==")));
+    assert_eq!(answers[2]["etag"], answers[0]["etag"]);
+    assert_eq!(answers[7]["problem"]["type"], "/problems/precondition-failed");
+}
+
+#[tokio::test]
+async fn one_bad_line_fails_alone() {
+    let client = Client::new();
+    let bad = [
+        "{",
+        "[]",
+        "\u{0}",
+        r#"{"op":"get"}"#,
+        r#"{"op":"get","ns":"data","key":"a","ttl":1}"#,
+        r#"{"op":"put","ns":"data","key":"a"}"#,
+        r#"{"op":"put","ns":"data","key":"a","text":"1","base64":"MQ=="}"#,
+        r#"{"op":"put","ns":"data","key":"a","base64":"%"}"#,
+        r#"{"op":"put","ns":"data","key":"","text":"1"}"#,
+        r#"{"op":"get","ns":"data","key":"a","text":"1"}"#,
+        r#"{"op":"put","ns":"data","key":"a","text":"1","ttl_ms":0}"#,
+        r#"{"op":"put","ns":"NO","key":"a","text":"1"}"#,
+    ];
+    for line in bad {
+        let good = json!({"op": "put", "ns": "data", "key": "z", "text": "1"});
+        let answers = batch(&client, &format!("{good}\n\n{line}\n{good}\n")).await;
+        let statuses: Vec<_> = answers.iter().map(|answer| answer["status"].as_u64().unwrap()).collect();
+        assert_eq!(statuses, [204, 400, 204], "{line}");
+    }
+    let wrong_mode = batch(&client, r#"{"op":"put","ns":"data","key":"a","text":"1","if_match":"*"}"#).await;
+    assert_eq!(wrong_mode[0]["problem"]["type"], "/problems/wrong-mode");
+    let large = batch(&client, &json!({"op": "put", "ns": "data", "key": "a", "text": "x".repeat(1001)}).to_string()).await;
+    assert_eq!(large[0]["status"], 413);
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_ndjson_is_415() {
+    let client = Client::new();
+    let form = client.ask("POST", "/v1/batch", &[("content-type", "application/x-www-form-urlencoded")], "{}").await;
+    assert_eq!(form.problem(), "unsupported-media-type");
+}
+
+#[tokio::test]
+async fn a_batch_repeats_under_its_idempotency_keys() {
+    let client = Client::new();
+    let line = json!({"op": "put", "ns": "data", "key": "a", "text": "1", "idempotency_key": "k"}).to_string();
+    let answers = batch(&client, &format!("{line}\n{line}\n")).await;
+    assert_eq!(answers[0], answers[1]);
+    assert_eq!(client.model.writes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_run_side_by_side_but_those_of_one_key_one_after_the_other() {
+    let client = Client::new();
+    *client.model.delay.lock().unwrap() = Some(Duration::from_millis(100));
+    let line = |key: usize| json!({"op": "put", "ns": "data", "key": key.to_string(), "text": "1"}).to_string() + "\n";
+    let started = tokio::time::Instant::now();
+    batch(&client, &(0..64).map(line).collect::<String>()).await;
+    assert!(started.elapsed() < Duration::from_millis(150), "64 lines are worked on at a time");
+    let started = tokio::time::Instant::now();
+    batch(&client, &(0..5).map(|_| line(0)).collect::<String>()).await;
+    assert!(started.elapsed() >= Duration::from_millis(500), "lines for one key wait for each other");
+}
+
+#[tokio::test]
+async fn answers_come_while_lines_are_still_sent_and_no_more_is_read_than_is_worked_on() {
+    let model = Model::new();
+    let limits = EdgeLimits { batch_ahead: 2, ..EdgeLimits::default() };
+    let api = api(&model, Auth::none(), limits);
+    let line = Bytes::from_static(b"{\"op\":\"put\",\"ns\":\"data\",\"key\":\"a\",\"text\":\"1\"}\n");
+    let frames = stream::repeat(line).map(|line| Ok::<_, Infallible>(Frame::data(line)));
+    let request = Request::post("/v1/batch").body(StreamBody::new(frames.boxed())).unwrap();
+    let mut body = api.handle(request).await.into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(first.starts_with(b"{"), "an answer to an endless batch: {first:?}");
+}

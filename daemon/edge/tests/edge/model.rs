@@ -1,0 +1,251 @@
+//! A backend in memory that can be told to fail, and short ways to ask.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use isochrone_edge::{
+    Api, Auth, Backend, EdgeLimits, Glance, Level, ListCommand, ListPage, Listed, Matcher, Mode, NamespaceView, Object, Preconditions,
+    ReadCommand, Receipt, Refusal, ResponseBody, Served, Source, WriteCommand, WriteOp, Written,
+};
+use isochrone_ident::{Hlc, Incarnation, Key, Namespace, NodeId, Region, Version, WallMicros};
+
+pub(crate) const START: u64 = 1_700_000_000_000_000;
+
+type Place = (String, Vec<u8>);
+
+/// One node's worth of keys.
+pub(crate) struct Model {
+    keys: Mutex<BTreeMap<Place, Object>>,
+    answers: Mutex<BTreeMap<String, (u128, Written)>>,
+    /// Refuses everything with this.
+    pub(crate) failing: Mutex<Option<Refusal>>,
+    /// Each read and write takes so long, and none is answered at a glance.
+    pub(crate) delay: Mutex<Option<Duration>>,
+    pub(crate) now: AtomicU64,
+    writes: AtomicU64,
+    pub(crate) log: Mutex<Vec<String>>,
+}
+
+impl Model {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            keys: Mutex::default(),
+            answers: Mutex::default(),
+            failing: Mutex::default(),
+            delay: Mutex::default(),
+            now: AtomicU64::new(START),
+            writes: AtomicU64::new(0),
+            log: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn pass(&self, time: Duration) {
+        self.now.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
+    }
+
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    fn now(&self) -> WallMicros {
+        WallMicros(self.now.load(Ordering::SeqCst))
+    }
+
+    fn current(&self, place: &Place) -> Option<Object> {
+        let keys = self.keys.lock().unwrap();
+        keys.get(place).filter(|object| object.expires_at.is_none_or(|at| at > self.now())).cloned()
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        self.failing.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    fn apply(&self, command: WriteCommand) -> Result<Written, Refusal> {
+        self.check()?;
+        let name = command.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
+        if let Some((fingerprint, first)) = name.as_ref().and_then(|name| self.answers.lock().unwrap().get(name).cloned()) {
+            let repeated = Written { repeated: true, ..first };
+            return if fingerprint == command.fingerprint { Ok(repeated) } else { Err(Refusal::IdempotencyKeyReused) };
+        }
+        let place = (command.ns.as_str().to_owned(), command.key.as_bytes().to_vec());
+        let before = self.current(&place);
+        hold(&command.preconditions, before.as_ref())?;
+        let count = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
+        let version = Version { hlc: Hlc(Hlc::at(self.now()).0 + count), node: NodeId(7), incarnation: Incarnation(1) };
+        self.log.lock().unwrap().push(String::from_utf8_lossy(command.key.as_bytes()).into_owned());
+        match command.op {
+            WriteOp::Put { value, content_type, ttl } => {
+                let expires_at = ttl.map(|ttl| self.now().plus_millis(ttl.as_millis() as u64));
+                self.keys.lock().unwrap().insert(place, Object { value, content_type, version, expires_at });
+            }
+            WriteOp::Delete => {
+                self.keys.lock().unwrap().remove(&place);
+            }
+        }
+        let created = (command.level == Level::Strong).then_some(before.is_none());
+        let written = Written { version, created, receipt: receipt(command.level), repeated: false };
+        if let Some(name) = name {
+            self.answers.lock().unwrap().insert(name, (command.fingerprint, written.clone()));
+        }
+        Ok(written)
+    }
+
+    fn page(&self, command: &ListCommand) -> ListPage {
+        let keys = self.keys.lock().unwrap();
+        let inside = |key: &[u8]| key.starts_with(&command.prefix) && command.after.as_ref().is_none_or(|after| key > after.as_bytes());
+        let listed = |key: &[u8], object: &Object| Listed {
+            key: Key::new(key.to_vec()).unwrap(),
+            version: object.version,
+            bytes: object.value.len() as u64,
+            expires_at: object.expires_at,
+        };
+        let all = keys.iter().filter(|((ns, key), _)| ns == command.ns.as_str() && inside(key));
+        let mut entries: Vec<Listed> = all.map(|((_, key), object)| listed(key, object)).take(command.limit + 1).collect();
+        let is_more = entries.len() > command.limit;
+        entries.truncate(command.limit);
+        let next = if is_more { entries.last().map(|entry| entry.key.clone()) } else { None };
+        ListPage { entries, next, receipt: receipt(command.level) }
+    }
+
+    fn serve(&self, place: &Place, level: Level, source: Source) -> Served {
+        Served { object: self.current(place), receipt: receipt(level), source }
+    }
+}
+
+fn receipt(level: Level) -> Receipt {
+    Receipt { consistency: level, region: Region::new("us-east").unwrap(), age_ms: (level == Level::Local).then_some(2500) }
+}
+
+fn hold(asked: &Preconditions, before: Option<&Object>) -> Result<(), Refusal> {
+    let current = before.map(|object| object.version);
+    let holds =
+        |matcher: &Option<Matcher>, wanted: bool| matcher.as_ref().is_none_or(|matcher| matcher.matches(current.as_ref()) == wanted);
+    if holds(&asked.if_match, true) && holds(&asked.if_none_match, false) { Ok(()) } else { Err(Refusal::PreconditionFailed { current }) }
+}
+
+impl Backend for Model {
+    fn namespace(&self, ns: &Namespace) -> Option<NamespaceView> {
+        let view = |mode, evictable, ttl: Option<u64>| NamespaceView {
+            mode,
+            evictable,
+            ttl_default: ttl.map(Duration::from_secs),
+            ttl_max: ttl.map(|ttl| Duration::from_secs(ttl * 60)),
+            value_bytes: 1000,
+        };
+        match ns.as_str() {
+            "cache" => Some(view(Mode::Eventual, true, Some(60))),
+            "data" => Some(view(Mode::Eventual, false, None)),
+            "strong" => Some(view(Mode::Strong, false, None)),
+            _ => None,
+        }
+    }
+
+    fn glance(&self, ns: &Namespace, key: &[u8], level: Level) -> Glance {
+        let is_slow = self.delay.lock().unwrap().is_some() || self.check().is_err();
+        if is_slow || level != Level::Local || key.starts_with(b"far/") {
+            return Glance::Ask;
+        }
+        Glance::Answer(self.serve(&(ns.as_str().to_owned(), key.to_vec()), level, Source::Hit))
+    }
+
+    fn read(&self, command: ReadCommand) -> BoxFuture<'_, Result<Served, Refusal>> {
+        Box::pin(async move {
+            let delay = *self.delay.lock().unwrap();
+            tokio::time::sleep(delay.unwrap_or_default()).await;
+            self.check()?;
+            Ok(self.serve(&(command.ns.as_str().to_owned(), command.key.as_bytes().to_vec()), command.level, Source::ForwardedMiss))
+        })
+    }
+
+    fn write(&self, command: WriteCommand) -> BoxFuture<'_, Result<Written, Refusal>> {
+        Box::pin(async move {
+            let delay = *self.delay.lock().unwrap();
+            tokio::time::sleep(delay.unwrap_or_default()).await;
+            self.apply(command)
+        })
+    }
+
+    fn list(&self, command: ListCommand) -> BoxFuture<'_, Result<ListPage, Refusal>> {
+        Box::pin(async move {
+            self.check()?;
+            Ok(self.page(&command))
+        })
+    }
+}
+
+pub(crate) fn api(model: &Arc<Model>, auth: Auth, limits: EdgeLimits) -> Api {
+    let clock = Arc::clone(model);
+    Api::new(Arc::clone(model) as Arc<dyn Backend>, Arc::new(auth), limits, Arc::new(move || clock.now()))
+}
+
+/// An answer, taken in whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) async fn of(response: Response<ResponseBody>) -> Self {
+        let (parts, body) = response.into_parts();
+        Self { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    }
+
+    pub(crate) fn field(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The name of the problem, after checking that all that every problem has is there.
+    pub(crate) fn problem(&self) -> String {
+        assert_eq!(self.field("content-type"), "application/problem+json", "{self:?}");
+        let json = self.json();
+        assert_eq!(json["status"], self.status);
+        assert!(json["title"].is_string() && json["detail"].is_string() && json["retryable"].is_boolean());
+        assert!(!StatusCode::from_u16(self.status).unwrap().is_success());
+        json["type"].as_str().unwrap().strip_prefix("/problems/").unwrap().to_owned()
+    }
+}
+
+/// Asks the API directly.
+pub(crate) struct Client {
+    pub(crate) model: Arc<Model>,
+    pub(crate) api: Api,
+}
+
+impl Client {
+    pub(crate) fn new() -> Self {
+        let model = Model::new();
+        Self { api: api(&model, Auth::none(), EdgeLimits::default()), model }
+    }
+
+    pub(crate) async fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        Answer::of(self.api.handle(request.body(Full::new(body.into())).unwrap()).await).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], "").await
+    }
+
+    pub(crate) async fn put(&self, path: &str, value: &'static str) -> Answer {
+        self.ask("PUT", path, &[], value).await
+    }
+}
