@@ -18,6 +18,11 @@
 //!
 //! [`Api::handle`] and [`Admin::handle`] have no socket and read no clock but those that they are given, so that the simulator calls them directly.
 //!
+//! The hot path: a plain GET that [`Backend::glance`] can answer takes no task, no boxed future and no header map of its own, and its header values
+//! are cut from a buffer of the thread. Measured by `examples/hot_path.rs` with 1 KiB values: 1.3 us a call with the request's own
+//! making left out, 4.1 us of the server's CPU a request over sockets, which is what hyper takes for a fixed object. A table in front
+//! of the backend's own would save a part of its lookup only, so there is none.
+//!
 //! Decisions where the contract is silent:
 //! - A repeated `Idempotency-Key` with another request is 422, one whose first request is still being worked on 409
 //!   (draft-ietf-httpapi-idempotency-key-header section 2.7). A repeated answer says `Idempotent-Replayed: true`.

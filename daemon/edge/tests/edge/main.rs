@@ -3,6 +3,7 @@
 
 mod admin;
 mod batch;
+mod counted;
 mod keys;
 mod listener;
 mod model;
