@@ -28,6 +28,8 @@ pub(crate) mod identity;
 mod join;
 pub(crate) mod pool;
 pub(crate) mod reach;
+#[cfg(test)]
+mod tests;
 pub(crate) mod timing;
 pub(crate) mod wire;
 
