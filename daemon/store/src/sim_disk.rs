@@ -128,8 +128,9 @@ impl SimDisk {
         places.len()
     }
 
-    /// The disk as a process sees it that starts now.
-    pub(crate) fn backend(&self) -> SimBackend {
+    /// The disk as a process sees it that starts now; for databases other than the store's as well.
+    #[must_use]
+    pub fn backend(&self) -> impl StorageBackend + use<> {
         SimBackend { disk: self.clone(), generation: self.lock().generation }
     }
 
