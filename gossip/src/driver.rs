@@ -7,6 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::health::PathSample;
 use crate::links::Link;
+use crate::peers::Liveness;
 use crate::shared::{Core, lock};
 use crate::wire::Traffic;
 use crate::{dial, greet, metrics};
@@ -83,7 +84,12 @@ fn observe(core: &Core) {
 
 /// Sets the gauges of each peer.
 fn show(core: &Core) {
-    for (node, peer) in &core.table.load().peers {
+    let table = core.table.load();
+    for liveness in [Liveness::Alive, Liveness::Suspect, Liveness::Down, Liveness::Left] {
+        let count = table.peers.values().filter(|peer| peer.liveness == liveness).count();
+        metrics::members(liveness, count);
+    }
+    for (node, peer) in &table.peers {
         let name = node.to_string();
         if let Some(offset_ms) = peer.clock_offset_ms {
             metrics::clock_offset(&name, offset_ms);
@@ -100,12 +106,11 @@ fn sample(link: &Link) -> PathSample {
     PathSample { rtt: stats.path.rtt, sent_packets: stats.path.sent_packets, lost_packets: stats.path.lost_packets, link: link.number }
 }
 
-/// Closes connections to peers that the council has removed meanwhile (M2).
+/// Forgets peers that the council has removed meanwhile, and closes their connections (M2).
 fn ask_admission(core: &Core) {
-    let links = lock(&core.links).in_use();
-    for link in links {
-        if let Err(reason) = core.admission.admit(&link.profile.identity) {
-            core.expel(link.node(), &reason);
+    for (node, peer) in &core.table.load_full().peers {
+        if let Err(reason) = core.admission.admit(&peer.identity) {
+            core.expel(*node, &reason);
         }
     }
 }

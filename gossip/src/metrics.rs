@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::{CallError, ServiceId};
+use crate::{CallError, Liveness, ServiceId};
 
+const MEMBERS: &str = "isochrone_gossip_members";
 const CONNECTIONS: &str = "isochrone_gossip_connections";
 const HANDSHAKES: &str = "isochrone_gossip_handshakes_total";
 const REFUSED: &str = "isochrone_gossip_refused_total";
@@ -25,6 +26,7 @@ const EMULATION: &str = "isochrone_gossip_emulation_dropped_total";
 
 /// Describes the metrics to the recorder that is installed.
 pub fn describe() {
+    describe_gauge!(MEMBERS, "Other members of the cluster, by liveness.");
     describe_gauge!(CONNECTIONS, "Open connections to peers, by traffic class.");
     describe_counter!(HANDSHAKES, "Connections that were greeted, by the side that dialed.");
     describe_counter!(REFUSED, "Connections, streams and datagrams of peers that were refused, by reason.");
@@ -40,6 +42,16 @@ pub fn describe() {
     describe_gauge!(EXPIRY, "When our certificate ends, in seconds since 1970.");
     describe_counter!(RELOADS, "Reloads of certificates, by outcome.");
     describe_counter!(EMULATION, "Packets dropped by emulated links, by reason.");
+}
+
+pub(crate) fn members(liveness: Liveness, count: usize) {
+    let word = match liveness {
+        Liveness::Alive => "alive",
+        Liveness::Suspect => "suspect",
+        Liveness::Down => "down",
+        Liveness::Left => "left",
+    };
+    gauge!(MEMBERS, "liveness" => word).set(count as f64);
 }
 
 pub(crate) fn connections(foreground: usize, bulk: usize) {

@@ -106,7 +106,6 @@ pub(crate) async fn open(core: &Arc<Core>, to: NodeId, service: ServiceId, class
 
 /// The connection to use; waits a little for one that is being made.
 async fn link_to(core: &Arc<Core>, to: NodeId, class: Traffic, deadline: Instant) -> Result<Arc<Link>, CallError> {
-    let mut news = core.link_news.subscribe();
     if let Some(link) = core.best(to, class) {
         return Ok(link);
     }
@@ -114,6 +113,8 @@ async fn link_to(core: &Arc<Core>, to: NodeId, class: Traffic, deadline: Instant
         return Err(CallError::NoSuchPeer(to));
     }
     let until = deadline.min(Instant::now() + core.options.bounds.connect_wait);
+    // Before the links are looked at again, so that no news is missed.
+    let mut news = core.link_news.subscribe();
     loop {
         if let Some(link) = core.best(to, class) {
             return Ok(link);

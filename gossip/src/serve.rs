@@ -48,7 +48,9 @@ fn ended(core: &Core, link: &Link, end: &ConnectionError) {
             core.with_peers(|peers, now| peers.left(now, node));
         }
         // Until it is connected again, calls fail at once instead of waiting for that.
-        lock(&core.dialing).failures.insert(node, format!("the connection ended: {end}"));
+        if core.table.load().get(node).is_some() {
+            lock(&core.dialing).failures.insert(node, format!("the connection ended: {end}"));
+        }
         core.with_peers(|peers, now| peers.disconnected(now, node));
     }
     core.announce_links();

@@ -250,6 +250,7 @@ async fn m2_a_removed_member_is_refused_and_its_connections_are_closed() {
     victim.until_refused("not-admitted").await;
     tokio::time::sleep(SECOND).await;
     assert!(!victim.node.mesh.is_connected(NodeId(2)));
+    assert!(victim.node.mesh.peers().get(NodeId(2)).is_none());
     assert!(friend.echo(NodeId(1), b"x").await.is_err());
 }
 
