@@ -45,7 +45,25 @@
 //! uses it and can lose power (unsynced writes are lost, kept or torn), fail to sync, be full, slow, or damaged, all from seeds.
 //!
 //! # Which engine
-//! redb, for all of it: its commits are checksummed, it has no threads of its own, and what lies beneath it can be simulated.
+//! redb, for all of it: its commits are checksummed, it has no threads of its own, and what lies beneath it can be simulated, so that every loss of power
+//! is a test. fjall writes large batches faster, but drops a damaged batch in the middle of its journal silently (fjall issue 311), and one
+//! engine is simpler than two. Measured on 2026-11-21 by `cargo run --release -p benches --bin store -- --seconds 2`: 1,000,000 random keys, a write reads
+//! what is held, replaces it and logs it, one sync a batch. Two runs, both on a two-core virtual machine on which five to ten other processes competed
+//! for the cores, so that only the comparison says something; with the disk to itself redb was seen to take 113,000 to 140,000 plain inserts a second at 64.
+//!
+//! | value bytes | batch | redb 4.4, writes/s | fjall 3.1, writes/s | fjall / redb |
+//! |---|---|---|---|---|
+//! | 100 | 1 | 271, 261 | 366, 257 | 1.4, 1.0 |
+//! | 100 | 64 | 9,228, 11,198 | 15,742, 8,832 | 1.7, 0.8 |
+//! | 100 | 256 | 15,487, 10,006 | 30,424, 18,023 | 2.0, 1.8 |
+//! | 256 | 1 | 350, 304 | 314, 179 | 0.9, 0.6 |
+//! | 256 | 64 | 6,655, 12,093 | 15,614, 8,796 | 2.3, 0.7 |
+//! | 256 | 256 | 7,489, 7,976 | 25,849, 9,004 | 3.5, 1.1 |
+//!
+//! The store itself in the same two runs, with 1,000,000 keys of 100 bytes and 256 MiB of memory: 291 to 344 synced and logged writes a second from one writer,
+//! 3,200 to 5,900 from 64, 5,100 to 11,000 from 256; a `get` takes 0.75 us from the memory tier and 2.7 us from the durable tier's pages. Opening takes
+//! 1 to 3 ms after a clean stop and 1.6 to 1.8 s after a crash (the engine then checks every page), with 5 and 137 MiB of memory; after every
+//! key was read it is 279 MiB. The file has 514 MiB.
 
 mod codec;
 mod committer;
