@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -18,7 +18,9 @@ const GRACE: Duration = Duration::from_secs(10);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// How much of the log's end is shown when a daemon dies.
 const TAIL_LINES: usize = 10;
-const TAIL_BYTES: u64 = 8 << 10;
+const TAIL_BYTES: u64 = 16 << 10;
+/// Of longer lines the rest is left to whoever opens the log.
+const TAIL_CHARS: usize = 240;
 
 /// How to start a daemon.
 #[derive(Debug, Clone)]
@@ -58,6 +60,8 @@ impl Recipe {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ISOCHRONE__")) {
             command.env_remove(name);
         }
+        // Logs go to a file: no colours.
+        command.env("NO_COLOR", "1");
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0).kill_on_drop(true).spawn()
     }
 }
@@ -72,6 +76,8 @@ fn quoted(word: &str) -> String {
 pub(super) struct Running {
     recipe: Recipe,
     child: Child,
+    /// Kept apart from the child, whose `wait` would close it.
+    stdin: Option<ChildStdin>,
 }
 
 impl Running {
@@ -81,8 +87,9 @@ impl Running {
     /// When log or process cannot be had.
     pub(super) fn start(recipe: Recipe) -> Result<Self, Failure> {
         let _ = fs::rename(&recipe.log, recipe.log.with_extension("log.1"));
-        let child = recipe.start().map_err(|error| Failure::file("start", &recipe.program, &error))?;
-        Ok(Self { recipe, child })
+        let mut child = recipe.start().map_err(|error| Failure::file("start", &recipe.program, &error))?;
+        let stdin = child.stdin.take();
+        Ok(Self { recipe, child, stdin })
     }
 
     /// Its process id, while it runs.
@@ -115,7 +122,10 @@ impl Running {
             () = sleep(RESTART_PAUSE) => {}
         }
         match self.recipe.start() {
-            Ok(child) => self.child = child,
+            Ok(child) => {
+                self.child = child;
+                self.stdin = self.child.stdin.take();
+            }
             Err(error) => {
                 eprintln!("{} cannot be started again: {error}", self.recipe.region);
                 return None;
@@ -126,7 +136,7 @@ impl Running {
 
     /// Closes its stdin, which it takes for SIGTERM; kills it when it does not end in time.
     async fn end(&mut self) {
-        drop(self.child.stdin.take());
+        drop(self.stdin.take());
         if timeout(GRACE, self.child.wait()).await.is_err() {
             eprintln!("{} did not end within {} s and was killed", self.recipe.region, GRACE.as_secs());
             let _ = self.child.kill().await;
@@ -154,7 +164,8 @@ pub(super) fn tail(log: &Path) -> io::Result<String> {
     file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
-    Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| format!("  | {line}\n")).collect())
+    let cut = |line: &&str| line.chars().take(TAIL_CHARS).collect::<String>();
+    Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| format!("  | {}\n", cut(line))).collect())
 }
 
 #[cfg(test)]
@@ -183,6 +194,8 @@ mod tests {
         let running = Running::start(recipe(dir.path(), "cat > /dev/null; echo drained")).expect("started");
         let (stop, stopped) = watch::channel(false);
         let minded = tokio::spawn(running.mind(stopped, false));
+        sleep(Duration::from_millis(300)).await;
+        assert_eq!(fs::read_to_string(dir.path().join("daemon.log")).expect("read"), "", "it runs until it is told to end");
         stop.send(true).expect("minded");
         assert_eq!(timeout(Duration::from_secs(5), minded).await.expect("in time").expect("no panic"), "us-east");
         assert_eq!(fs::read_to_string(dir.path().join("daemon.log")).expect("read"), "drained\n");

@@ -97,7 +97,7 @@ pub(super) fn choose(regions: &[&str], base: Option<u16>, peers: &[u16]) -> Resu
     if taken.is_empty() {
         return Ok(chosen);
     }
-    Err(Failure::failed("ports that are needed are taken", taken.join("; "))
+    Err(Failure::failed("ports that are needed are taken", format!("\n  {}", taken.join("\n  ")))
         .advise("Stop what holds them, or choose others: --port-base 18080, or --port-base 0 for any free ones (a second `dev` also wants its own --data-dir)."))
 }
 

@@ -17,6 +17,8 @@ use super::ports::{Ports, loopback};
 
 /// The cluster's name.
 const CLUSTER: &str = "dev";
+/// What daemons log: openraft tells every heartbeat at `info`, and every change of members at `warn`.
+const LOG: &str = "info,openraft=error";
 /// How long a daemon may finish its requests when `dev` stops.
 const DRAIN: &str = "5s";
 
@@ -61,6 +63,7 @@ struct NodeFile<'a> {
     admin: Listen,
     peer: PeerSection,
     auth: AuthSection,
+    log: LogSection,
     emulation: EmulationSection<'a>,
 }
 
@@ -95,6 +98,11 @@ struct PeerSection {
 #[derive(Serialize)]
 struct AuthSection {
     mode: &'static str,
+}
+
+#[derive(Serialize)]
+struct LogSection {
+    filter: &'static str,
 }
 
 #[derive(Serialize)]
@@ -146,6 +154,7 @@ pub(super) fn node_file(regions: &[&str], ports: &[Ports], index: usize, network
             key: "node.key",
         },
         auth: AuthSection { mode: "none" },
+        log: LogSection { filter: LOG },
         emulation: EmulationSection { enabled: true, links: links.collect() },
     };
     toml::to_string(&file)

@@ -21,7 +21,7 @@ impl Progress {
     /// A bar for a run that does `verb`, such as "importing". Its length is not known yet.
     pub(super) fn new(verb: &'static str) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND));
-        bar.set_style(style("{prefix} {pos} files {per_sec} {msg}"));
+        bar.set_style(style("{prefix} {pos} files, {msg}"));
         bar.set_prefix(verb);
         bar.enable_steady_tick(Duration::from_millis(250));
         Self { bar, bytes: AtomicU64::new(0) }
@@ -35,14 +35,15 @@ impl Progress {
     /// How many there are in all.
     pub(super) fn set_total(&self, files: u64) {
         self.bar.set_length(files);
-        self.bar.set_style(style("{prefix} [{bar:32}] {pos}/{len} files {per_sec}, {eta} left {msg}"));
+        self.bar.set_style(style("{prefix} [{bar:32}] {pos}/{len} files, {msg}, {eta} left"));
     }
 
     /// One more is done, of so many bytes.
     pub(super) fn advance(&self, bytes: u64) {
         let sum = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let seconds = self.bar.elapsed().as_secs().max(1);
-        self.bar.set_message(format!("{} ({}/s)", units::bytes(sum), units::bytes(sum / seconds)));
+        let files_per_second = self.bar.per_sec();
+        self.bar.set_message(format!("{files_per_second:.0} files/s, {} ({}/s)", units::bytes(sum), units::bytes(sum / seconds)));
         self.bar.inc(1);
     }
 
