@@ -9,8 +9,8 @@ use isochrone_placement::{RoundTrips, WeightOptions};
 
 use crate::command::Member;
 
-/// Called once, with the reason, when the council can't go on: its disk failed, or its engine stopped. The daemon should end then: what
-/// is on disk is unknown from that moment.
+/// Called with the reason when the council can't go on: its disk failed, or its engine stopped; perhaps for both. The daemon should end then:
+/// what is on disk is unknown from that moment.
 pub type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
 
 /// What the daemon sees of the cluster. Hints only: a wrong answer costs time or balance, never safety.

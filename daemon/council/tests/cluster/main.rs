@@ -51,6 +51,14 @@ async fn a_second_daemon_learns_and_a_third_makes_three_voters() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn three_regions_are_one_placed_cluster_within_four_seconds() {
+    let begun = Instant::now();
+    let cluster = Cluster::of(26, &THREE).await;
+    cluster.settle(2).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn joining_twice_changes_nothing() {
     let cluster = Cluster::of(3, &THREE).await;
     let before = cluster.node(2).state().members.clone();
@@ -358,8 +366,8 @@ async fn weights_follow_the_round_trips_once_they_have_held_for_half_an_hour() {
     sleep(Duration::from_secs(20 * 60)).await;
     let after = cluster.node(1).state();
     assert_ne!(after.weights, before.weights, "the regions are not equally far");
-    assert_eq!(after.placement.eventual.epoch.0, before.placement.eventual.epoch.0 + 1);
     cluster.settle(1).await;
+    assert!(cluster.node(1).state().placement.eventual.epoch > before.placement.eventual.epoch);
     let settled = cluster.node(1).state().basis;
     sleep(Duration::from_secs(60 * 60)).await;
     assert_eq!(cluster.node(1).state().basis, settled, "and then rests");
