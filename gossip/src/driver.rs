@@ -85,6 +85,7 @@ fn observe(core: &Core) {
 /// Sets the gauges of each peer.
 fn show(core: &Core) {
     let table = core.table.load();
+    crate::peers::notice::show(&table);
     for liveness in [Liveness::Alive, Liveness::Suspect, Liveness::Down, Liveness::Left] {
         let count = table.peers.values().filter(|peer| peer.liveness == liveness).count();
         metrics::members(liveness, count);

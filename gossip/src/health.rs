@@ -65,6 +65,21 @@ pub enum LinkState {
     Lossy,
 }
 
+impl LinkState {
+    /// The word for it in logs, metrics and answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Disconnected => "disconnected",
+            Self::Silent => "silent",
+            Self::Unheard => "unheard",
+            Self::Failing => "failing",
+            Self::Lossy => "lossy",
+        }
+    }
+}
+
 /// How well a link works, as a value for routing and for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct LinkHealth {

@@ -26,6 +26,7 @@ const EMULATION: &str = "isochrone_gossip_emulation_dropped_total";
 
 /// Describes the metrics to the recorder that is installed.
 pub fn describe() {
+    crate::peers::notice::describe();
     describe_gauge!(MEMBERS, "Other members of the cluster, by liveness.");
     describe_gauge!(CONNECTIONS, "Open connections to peers, by traffic class.");
     describe_counter!(HANDSHAKES, "Connections that were greeted, by the side that dialed.");
@@ -45,13 +46,7 @@ pub fn describe() {
 }
 
 pub(crate) fn members(liveness: Liveness, count: usize) {
-    let word = match liveness {
-        Liveness::Alive => "alive",
-        Liveness::Suspect => "suspect",
-        Liveness::Down => "down",
-        Liveness::Left => "left",
-    };
-    gauge!(MEMBERS, "liveness" => word).set(count as f64);
+    gauge!(MEMBERS, "liveness" => liveness.as_str()).set(count as f64);
 }
 
 pub(crate) fn connections(foreground: usize, bulk: usize) {

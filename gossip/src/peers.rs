@@ -9,6 +9,7 @@
 //!
 //! Pure: `now` is the time since the process's mesh started and never goes back, `wall` is the wall clock at that moment.
 
+pub(crate) mod notice;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -20,9 +21,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use isochrone_ident::{NodeId, Region, WallMicros};
 
+use self::notice::Notice;
 pub use self::table::{Liveness, Peer, PeerTable};
 use crate::PeerIdentity;
-use crate::health::{CallOutcome, LinkState, Links, PathSample};
+use crate::health::{CallOutcome, Links, PathSample};
 use crate::membership::directory::Fact;
 use crate::membership::identity::{Address, Identity, InvalidAddress};
 use crate::membership::wire::{Datagram, Malformed, Message, Row, message_datagram, pages};
@@ -59,25 +61,6 @@ impl PeersOptions {
     pub(crate) fn new(me: Profile, seed: u64) -> Self {
         Self { me, seed, datagram_bytes_max: 1100, gateways: 2, members_max: 10_000 }
     }
-}
-
-/// Something that an operator may want to read in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Notice {
-    /// A member was seen for the first time.
-    Joined(NodeId),
-    /// A member started again.
-    Restarted(NodeId),
-    /// A member's liveness changed.
-    Liveness(NodeId, Liveness),
-    /// A link's state changed.
-    Link(NodeId, LinkState),
-    /// This node became a gateway, or ceased to be one.
-    Gateway(bool),
-    /// This process stood still for that long.
-    StoodStill(Duration),
-    /// The others held this node for dead, and it came back.
-    Rejoined,
 }
 
 /// The state machine.
@@ -342,7 +325,7 @@ impl Peers {
         let before = Arc::clone(&self.table);
         for (node, peer) in &after.peers {
             match before.peers.get(node) {
-                None => self.notice(Notice::Joined(*node)),
+                None => self.notice(Notice::Joined(*node, peer.liveness)),
                 Some(known) => self.tell_difference(*node, known, peer),
             }
         }

@@ -10,13 +10,14 @@ use isochrone_ident::{NodeId, Region};
 use quinn::Endpoint;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::budget::RetryBudget;
 use crate::health::CallOutcome;
 use crate::links::{Link, Links};
 use crate::metrics::CallMetrics;
-use crate::peers::{Notice, PeerTable, Peers};
+use crate::peers::notice::Notice;
+use crate::peers::{PeerTable, Peers};
 use crate::round_trips::RegionMatrix;
 use crate::tls::Material;
 use crate::wire::{CloseCode, Profile, Traffic};
@@ -139,19 +140,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Logs what membership noticed.
-fn tell(notice: &Notice) {
-    match notice {
-        Notice::Joined(peer) => info!(%peer, "a member was seen for the first time"),
-        Notice::Restarted(peer) => info!(%peer, "a member has started again"),
-        Notice::Liveness(peer, liveness) => info!(%peer, ?liveness, "a member's liveness changed"),
-        Notice::Link(peer, state) => debug!(%peer, ?state, "a link's state changed"),
-        Notice::Gateway(gateway) => debug!(gateway, "this daemon's part between regions changed"),
-        Notice::StoodStill(by) => warn!(?by, "this process stood still; it doubts itself before others"),
-        Notice::Rejoined => warn!("the others held this daemon for dead; it has come back"),
-    }
-}
-
 impl Core {
     pub(crate) fn new(parts: Parts, started: Instant) -> Self {
         let bounds = &parts.options.bounds;
@@ -205,13 +193,13 @@ impl Core {
         let timer = peers.next_timeout();
         let output = input(&mut peers, now);
         let sends: Vec<_> = std::iter::from_fn(|| peers.poll_send()).collect();
-        let notices: Vec<_> = std::iter::from_fn(|| peers.poll_notice()).collect();
         let news = peers.refresh(now);
+        let notices: Vec<_> = std::iter::from_fn(|| peers.poll_notice()).collect();
         self.show(&peers);
         let moved = peers.next_timeout() != timer;
         drop(peers);
         sends.into_iter().for_each(|(to, bytes)| self.send_datagram(to, bytes));
-        notices.iter().for_each(tell);
+        notices.iter().for_each(Notice::tell);
         if news {
             self.changed.send_modify(|version| *version += 1);
         }

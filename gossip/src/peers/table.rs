@@ -23,6 +23,19 @@ pub enum Liveness {
     Left,
 }
 
+impl Liveness {
+    /// The word for it in logs, metrics and answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+            Self::Left => "left",
+        }
+    }
+}
+
 /// One other member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Peer {

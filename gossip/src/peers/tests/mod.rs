@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::health::LinkHealth;
+use crate::health::{LinkHealth, LinkState};
 
 const WALL_START: u64 = 1_700_000_000_000_000;
 const PATH_SAMPLE_EVERY: Duration = Duration::from_millis(200);
