@@ -37,6 +37,8 @@ mod wire;
 
 pub use emulate::EmulatedNetwork;
 pub use identity::IdentityError;
+#[doc(hidden)]
+pub use options::Mutation;
 pub use options::{Environment, NodeOptions, WallClock};
 pub use run::{LoadAgain, run};
 pub use start::{Hooks, Node, NodeParts, StartError};

@@ -55,6 +55,30 @@ pub struct NodeOptions {
     pub cluster_file: String,
     /// Replicas of a slot that this file asks for.
     pub cluster_width: u8,
+    /// A rule that is broken on purpose, so that the simulator can show that it would be caught. `None` in every real daemon.
+    #[doc(hidden)]
+    pub mutation: Option<Mutation>,
+}
+
+/// A rule that a simulation breaks on purpose. See [`NodeOptions::mutation`].
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    /// E5: acknowledges a durable write before it is synced.
+    AcknowledgeUnsynced,
+    /// E5: trims the log without waiting for every replica.
+    TrimUndelivered,
+    /// E5: goes on at the log's end after a reconnection, instead of at what was acknowledged.
+    SkipUnacknowledged,
+    /// E7: forgets tombstones without waiting until they are stable.
+    ForgetUnstable,
+}
+
+impl NodeOptions {
+    /// Whether a rule is broken on purpose.
+    pub(crate) fn breaks(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
 }
 
 impl Default for NodeOptions {
@@ -76,6 +100,7 @@ impl Default for NodeOptions {
             join: Vec::new(),
             cluster_file: String::new(),
             cluster_width: 3,
+            mutation: None,
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::core::{Core, lock};
 use super::feeds::Outstanding;
 use super::frames::Frames;
+use super::options::Mutation;
 use super::wire::{self, Feed, FeedAnswer};
 
 /// Operations read from the log at a time.
@@ -89,15 +90,17 @@ async fn wait_for_peer(core: &Core, peer: NodeId, pause: Duration) {
 }
 
 async fn run_stream(core: &Core, peer: NodeId) -> Ended {
-    let Some((pass, from)) = lock(&core.delivery).resume(peer) else { return Ended::Gone };
+    let Some((pass, mut from)) = lock(&core.delivery).resume(peer) else { return Ended::Gone };
+    if core.options.breaks(Mutation::SkipUnacknowledged) {
+        from = *core.head.borrow();
+    }
     let channel = match core.mesh.open(peer, wire::REPLICATE, Traffic::Foreground).await {
         Ok(channel) => channel,
         Err(e) => return Ended::Broken(e.to_string()),
     };
     let (out, answers) = channel.split();
     let epoch = core.view.load().phase_number();
-    let stream =
-        Stream { core, peer, pass, epoch, sent: from, outstanding: Outstanding::new(), frontier: Frontier::new(CHECKPOINTS), out };
+    let stream = Stream { core, peer, pass, epoch, sent: from, outstanding: Outstanding::new(), frontier: Frontier::new(CHECKPOINTS), out };
     stream.run(Frames::of(answers)).await
 }
 

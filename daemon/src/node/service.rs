@@ -1,36 +1,43 @@
 //! What peers may ask of this node, and who may ask: the mesh's way into it.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use isochrone_council::{Wire, WireError};
+use isochrone_council::{Council, Wire, WireError};
 use isochrone_gossip::{Admission, Call, CallError, Channel, Mesh, PeerIdentity, Refused, Service, ServiceId};
 use isochrone_ident::NodeId;
 use tokio::time::Instant;
 
-use super::core::Core;
+use super::core::{Core, lock};
 use super::wire;
 
-/// Hands requests to the node once there is one. The mesh has to run before the council can, and the council before the node.
+/// Hands requests to the node once there is one. The mesh has to run before the council can, and the council before the node. In the end it
+/// holds neither: both hold the mesh, which holds this.
 #[derive(Default)]
 pub(crate) struct Router {
     core: OnceLock<Weak<Core>>,
-    council: OnceLock<isochrone_council::Council>,
+    council: Mutex<Option<Council>>,
 }
 
 impl Router {
     /// The council runs: its messages are answered from now on.
-    pub(crate) fn council_is(&self, council: isochrone_council::Council) {
-        let _ = self.council.set(council);
+    pub(crate) fn council_is(&self, council: Council) {
+        *lock(&self.council) = Some(council);
     }
 
     /// The node runs: everything is answered from now on.
     pub(crate) fn node_is(&self, core: &Arc<Core>) {
         let _ = self.core.set(Arc::downgrade(core));
+        *lock(&self.council) = None;
+    }
+
+    fn council(&self) -> Option<Council> {
+        let early = lock(&self.council).clone();
+        early.or_else(|| self.core().ok().map(|core| core.council.clone()))
     }
 
     fn core(&self) -> Result<Arc<Core>, Refused> {
@@ -39,15 +46,9 @@ impl Router {
 }
 
 impl Service for Router {
-    fn call(
-        &self,
-        from: &PeerIdentity,
-        service: ServiceId,
-        body: Bytes,
-        _deadline: Instant,
-    ) -> BoxFuture<'static, Result<Bytes, Refused>> {
+    fn call(&self, from: &PeerIdentity, service: ServiceId, body: Bytes, _deadline: Instant) -> BoxFuture<'static, Result<Bytes, Refused>> {
         if service == wire::COUNCIL {
-            let Some(council) = self.council.get().cloned() else {
+            let Some(council) = self.council() else {
                 return Box::pin(std::future::ready(Err(Refused("this daemon is starting".to_owned()))));
             };
             let from = from.node;
@@ -86,7 +87,10 @@ pub(crate) struct Doorkeeper {
 impl Admission for Doorkeeper {
     fn admit(&self, peer: &PeerIdentity) -> Result<(), String> {
         if self.removed.load().contains(&peer.node) {
-            return Err(format!("node {} was removed from the cluster; a new data directory and certificate make it a new member", peer.node));
+            return Err(format!(
+                "node {} was removed from the cluster; a new data directory and certificate make it a new member",
+                peer.node
+            ));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::core::Core;
 use super::identity::HLC_HIGH;
+use super::options::Mutation;
 use super::view::View;
 
 /// What is kept under an idempotency key: enough to know a repeat and to answer it.
@@ -82,6 +83,7 @@ impl Core {
             }
         };
         let until = now.plus_millis(millis(self.options.idempotency_ttl));
+        let unsynced = evictable || self.options.breaks(Mutation::AcknowledgeUnsynced);
         let set = WriteSet {
             answers: key.into_iter().map(|key| (key, super::wire::encode(&first), until)).collect(),
             entries: vec![Placed {
@@ -91,7 +93,7 @@ impl Core {
             }],
             log: true,
             facts: vec![(HLC_HIGH, Some(super::wire::encode(&version.hlc)))],
-            durability: if evictable { Durability::Relaxed } else { Durability::AtOnce },
+            durability: if unsynced { Durability::Relaxed } else { Durability::AtOnce },
         };
         Ok((set, version))
     }
@@ -117,9 +119,7 @@ fn millis(span: std::time::Duration) -> u64 {
 pub(crate) fn refusal_of(error: &WriteError) -> Refusal {
     match error {
         WriteError::Full(_) => Refusal::StoreFull { detail: Cow::Owned(error.to_string()) },
-        WriteError::Busy => {
-            Refusal::Overloaded { queue: "store.queue_max".into(), retry_after: std::time::Duration::from_millis(100) }
-        }
+        WriteError::Busy => Refusal::Overloaded { queue: "store.queue_max".into(), retry_after: std::time::Duration::from_millis(100) },
         other => Refusal::OutcomeUnknown { detail: Cow::Owned(other.to_string()) },
     }
 }

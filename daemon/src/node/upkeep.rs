@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::core::{Core, Doomed, lock};
 use super::identity::{PROMISED, TRIMMED, cursor};
+use super::options::Mutation;
 use super::wire;
 
 /// Checkpoints that the stable watermark remembers.
@@ -38,14 +39,11 @@ pub(crate) async fn watermarks(core: Arc<Core>) {
 /// Trims the log as far as all replicas have it, and promises that nothing older will come: both only once they are on disk, for a
 /// trimmed operation that came back after a crash would be sent again, and could bring a forgotten delete's key back (E7).
 async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
-    let trimmed = lock(&core.delivery).trim(head);
+    let trimmed = if core.options.breaks(Mutation::TrimUndelivered) { head } else { lock(&core.delivery).trim(head) };
     let stable_through = frontier.passed(trimmed);
     let phase = core.view.load().phase_number();
     let cursors: Vec<_> = lock(&core.delivery).peers().collect();
-    let mut facts = vec![
-        (TRIMMED, Some(wire::encode(&trimmed))),
-        (PROMISED, Some(wire::encode(&stable_through))),
-    ];
+    let mut facts = vec![(TRIMMED, Some(wire::encode(&trimmed))), (PROMISED, Some(wire::encode(&stable_through)))];
     facts.extend(cursors.into_iter().map(|(peer, sequence)| (cursor(peer), Some(wire::encode(&(phase, sequence))))));
     let set = WriteSet { entries: Vec::new(), log: false, answers: Vec::new(), facts, durability: Durability::AtOnce };
     if let Err(error) = core.store.commit(set).await {
@@ -60,8 +58,7 @@ async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
 fn gauges(core: &Core, head: Sequence, trimmed: Sequence) {
     metrics::gauge!("isochrone_node_log_backlog_operations").set((head.0 - trimmed.0.min(head.0)) as f64);
     for (peer, sequence) in lock(&core.delivery).peers() {
-        metrics::gauge!("isochrone_node_peer_backlog_operations", "peer" => peer.to_string())
-            .set((head.0 - sequence.0.min(head.0)) as f64);
+        metrics::gauge!("isochrone_node_peer_backlog_operations", "peer" => peer.to_string()).set((head.0 - sequence.0.min(head.0)) as f64);
     }
     let horizon = lock(&core.horizon);
     if let Some(age_ms) = horizon.age_ms(core.now()) {
@@ -123,7 +120,7 @@ fn doomed(core: &Core, slot: Slot, entries: &[isochrone_replica::Entry]) -> Vec<
             return record.version.hlc <= own_stable;
         }
         let gone = matches!(record.state, State::Tombstone) || !record.is_visible(now, core.options.clock.ahead_ms_max);
-        gone && record.version.hlc <= stable
+        gone && (record.version.hlc <= stable || core.options.breaks(Mutation::ForgetUnstable))
     };
     let forget = |e: &isochrone_replica::Entry| (slot, e.ns.clone(), e.key.clone(), e.record.version);
     entries.iter().filter(is_doomed).map(forget).collect()
