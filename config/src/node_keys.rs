@@ -452,9 +452,9 @@ const LOG: &[KeySpec] = &[
     KeySpec::new(
         "log.filter",
         Kind::Text(Shape::Label),
-        "What is logged: a level (error, warn, info, debug, trace), or levels by part such as \"info,isochrone_gossip=debug\".",
+        "What is logged: a level (error, warn, info, debug, trace), or levels by part such as \"info,isochrone_gossip=debug\". The council's engine tells every heartbeat at info.",
     )
-    .default("info")
+    .default("info,openraft=warn")
     .live(),
     KeySpec::new("log.format", Kind::Choice(&["text", "json"]), "\"text\" for people, \"json\" for collectors, one object a line.")
         .default("text"),

@@ -119,7 +119,7 @@ impl ClassPlacement {
         Slot::all().filter(|&slot| self.is_moving() && !self.moved.contains(slot))
     }
 
-    /// Begins the next epoch. Slots whose set stays the same (in whatever order), or was empty, count as moved at once; if that is all of them, the
+    /// Begins the next epoch. Slots whose set stays the same, order included (a namespace with fewer replicas uses the first ones), or was empty, count as moved at once; if that is all of them, the
     /// class is in the next epoch when this returns.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ impl ClassPlacement {
         }
         let nothing_to_move = |slot: &Slot| {
             let (old, new) = (self.current.replicas(*slot), next.replicas(*slot));
-            old.is_empty() || old.is_same_set(new)
+            old.is_empty() || old.eq(new)
         };
         self.moved = Slot::all().filter(nothing_to_move).collect();
         self.next = Some(next);

@@ -13,9 +13,9 @@ use isochrone_store::{Durability, Placed, WriteSet};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::core::{Core, lock, stopped};
+use super::frames::Frames;
 use super::identity::HLC_HIGH;
 use super::view::View;
-use super::frames::Frames;
 use super::wire::{self, Feed, FeedAnswer};
 
 #[derive(Default)]

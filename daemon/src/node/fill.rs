@@ -4,7 +4,7 @@
 //! fetch only once it knows of the move; what it had acknowledged before that, the page carries, and what it acknowledges after, its
 //! acknowledgement says is under the new epoch, so that the daemon which took it sends it to the new replica as well (see `Delivery`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +16,12 @@ use isochrone_ident::{Epoch, Hlc, Key, Namespace, NodeId, Slot};
 use isochrone_replica::Entry;
 
 use super::core::{Core, Doomed, lock};
-use super::wire::{self, FetchAnswer, FetchRequest, FilledAnswer, FilledRequest};
+use super::wire::{self, FetchAnswer, FetchRequest, FilledAnswer, FilledRequest, SlotPage};
 
-/// Slots that are filled at the same time.
-const SLOTS_AT_A_TIME: usize = 16;
+/// Slots asked for in one fetch: most slots of a young cluster are empty, and a round trip for each would take minutes.
+const SLOTS_A_FETCH: usize = 256;
+/// Fetches under way at the same time.
+const FETCHES_AT_A_TIME: usize = 4;
 /// Pause after a failed fetch, and between two looks at how far a move is.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -60,7 +62,8 @@ pub(crate) async fn fill(core: Arc<Core>) {
             }
             continue;
         }
-        let outcomes = futures_util::stream::iter(todo).map(|slot| fill_slot(&core, epoch, slot)).buffer_unordered(SLOTS_AT_A_TIME);
+        let batches = batches(&core, todo);
+        let outcomes = futures_util::stream::iter(batches).map(|batch| fill_batch(&core, epoch, batch)).buffer_unordered(FETCHES_AT_A_TIME);
         let failure = outcomes.fold(None, async |failure: Option<String>, outcome| outcome.err().or(failure)).await;
         if let Some(reason) = failure {
             tracing::info!(%epoch, reason, "some slots could not be filled yet; trying again");
@@ -69,41 +72,80 @@ pub(crate) async fn fill(core: Arc<Core>) {
     }
 }
 
-/// Fills one slot from the nearest replica that answers, page by page.
-async fn fill_slot(core: &Core, epoch: Epoch, slot: Slot) -> Result<(), String> {
-    let sources = core.mesh.rank(&core.view.load().sources(slot));
-    let mut failure = "no replica of the slot is left".to_owned();
-    for source in sources {
-        match fill_from(core, source, epoch, slot).await {
-            Ok(()) => {
-                lock(&core.filled).at(epoch).insert(slot);
-                return Ok(());
-            }
+/// Slots that can be filled from the same replicas.
+struct Batch {
+    sources: Vec<NodeId>,
+    slots: VecDeque<Slot>,
+}
+
+fn batches(core: &Core, todo: Vec<Slot>) -> Vec<Batch> {
+    let view = core.view.load_full();
+    let mut by_sources: BTreeMap<Vec<NodeId>, Vec<Slot>> = BTreeMap::new();
+    for slot in todo {
+        by_sources.entry(core.mesh.rank(&view.sources(slot))).or_default().push(slot);
+    }
+    let split = |(sources, slots): (Vec<NodeId>, Vec<Slot>)| {
+        let batch = |slots: &[Slot]| Batch { sources: sources.clone(), slots: slots.iter().copied().collect() };
+        slots.chunks(SLOTS_A_FETCH).map(batch).collect::<Vec<Batch>>()
+    };
+    by_sources.into_iter().flat_map(split).collect()
+}
+
+/// Fills slots from the nearest replica that answers; what one has delivered is not asked of the next.
+async fn fill_batch(core: &Core, epoch: Epoch, mut batch: Batch) -> Result<(), String> {
+    let mut failure = "no replica of the slots is left".to_owned();
+    for source in std::mem::take(&mut batch.sources) {
+        match fill_from(core, source, epoch, &mut batch.slots).await {
+            Ok(()) => return Ok(()),
             Err(reason) => failure = format!("{source}: {reason}"),
         }
     }
     Err(failure)
 }
 
-async fn fill_from(core: &Core, source: NodeId, epoch: Epoch, slot: Slot) -> Result<(), String> {
+/// Takes pages from one source until no slot is left; those that are filled leave `slots`.
+async fn fill_from(core: &Core, source: NodeId, epoch: Epoch, slots: &mut VecDeque<Slot>) -> Result<(), String> {
     let mut after: Place = None;
-    loop {
-        let page = fetch(core, source, FetchRequest { slot, epoch, after: after.clone() }).await?;
-        let bytes: usize = page.entries.iter().map(|e| e.record.bytes() + e.key.as_bytes().len()).sum();
-        let doomed = dead_here(core, slot, &after, &page)?;
-        if !page.entries.is_empty() {
-            core.observe_times(&page.entries)?;
-            core.store.commit(core.merge_set(page.entries)).await.map_err(|e| e.to_string())?;
-        }
-        core.store.forget(doomed).await.map_err(|e| e.to_string())?;
+    while !slots.is_empty() {
+        let answer = fetch(core, source, FetchRequest { slots: slots.iter().copied().collect(), after: after.clone(), epoch }).await?;
+        let bytes: usize = answer.pages.iter().flat_map(|p| &p.entries).map(|e| e.record.bytes() + e.key.as_bytes().len()).sum();
+        after = take_pages(core, epoch, slots, after, answer).await?;
         metrics::counter!("isochrone_node_fill_bytes_total").increment(bytes as u64);
-        match page.next {
-            None => return Ok(()),
-            Some(next) => after = Some(next),
-        }
-        let pace = bytes as f64 * SLOTS_AT_A_TIME as f64 / core.options.move_bytes_per_second.max(1) as f64;
+        let pace = bytes as f64 * FETCHES_AT_A_TIME as f64 / core.options.move_bytes_per_second.max(1) as f64;
         tokio::time::sleep(Duration::from_secs_f64(pace.min(5.0))).await;
     }
+    Ok(())
+}
+
+/// Makes the pages durable and notes the slots that are filled. Returns where to go on in the first slot that is left.
+async fn take_pages(core: &Core, epoch: Epoch, slots: &mut VecDeque<Slot>, after: Place, answer: FetchAnswer) -> Result<Place, String> {
+    let (mut place, mut full) = (after, Vec::new());
+    let (mut entries, mut doomed) = (Vec::new(), Vec::new());
+    if answer.pages.is_empty() {
+        return Err("an answer without a page".to_owned());
+    }
+    for page in answer.pages {
+        if slots.get(full.len()) != Some(&page.slot) {
+            return Err("a page of a slot that was not its turn".to_owned());
+        }
+        doomed.extend(dead_here(core, &place, &page, answer.stable_through)?);
+        entries.extend(page.entries);
+        place = page.next;
+        if place.is_some() {
+            break;
+        }
+        full.push(page.slot);
+    }
+    if !entries.is_empty() {
+        core.observe_times(&entries)?;
+        core.store.commit(core.merge_set(entries)).await.map_err(|e| e.to_string())?;
+    }
+    if !doomed.is_empty() {
+        core.store.forget(doomed).await.map_err(|e| e.to_string())?;
+    }
+    slots.drain(..full.len());
+    lock(&core.filled).at(epoch).extend(full);
+    Ok(place)
 }
 
 async fn fetch(core: &Core, source: NodeId, request: FetchRequest) -> Result<FetchAnswer, String> {
@@ -114,13 +156,14 @@ async fn fetch(core: &Core, source: NodeId, request: FetchRequest) -> Result<Fet
 }
 
 /// What this node still holds in the page's range from a time when it was a replica before, and which the source has forgotten since.
-fn dead_here(core: &Core, slot: Slot, after: &Place, page: &FetchAnswer) -> Result<Vec<Doomed>, String> {
+fn dead_here(core: &Core, after: &Place, page: &SlotPage, stable_through: Hlc) -> Result<Vec<Doomed>, String> {
+    let slot = page.slot;
     if core.store.slot_totals(slot).keys == 0 {
         return Ok(Vec::new());
     }
     let there: BTreeSet<(&Namespace, &Key)> = page.entries.iter().map(|e| (&e.ns, &e.key)).collect();
     let in_range = |e: &Entry| page.next.as_ref().is_none_or(|(ns, key)| (&e.ns, &e.key) <= (ns, key));
-    let is_dead = |e: &Entry| e.record.version.hlc <= page.stable_through && !there.contains(&(&e.ns, &e.key));
+    let is_dead = |e: &Entry| e.record.version.hlc <= stable_through && !there.contains(&(&e.ns, &e.key));
     let mut doomed = Vec::new();
     let mut place = after.clone();
     loop {
@@ -142,13 +185,22 @@ impl Core {
         if view.epoch() != request.epoch || !view.placement.eventual.is_moving() {
             return Err(format!("this node is at epoch {}, the fetch is of a move away from {}", view.epoch(), request.epoch));
         }
-        if !view.placement.eventual.read_set(request.slot).any(|n| n == self.id()) {
+        if request.slots.iter().any(|&slot| !view.placement.eventual.read_set(slot).any(|n| n == self.id())) {
             return Err("not a replica of that slot".to_owned());
         }
         // Before the scan: what is stable now is in it, or was beaten by something that is.
         let stable_through: Hlc = lock(&self.horizon).stable_through();
-        let page = self.store.scan_slot(request.slot, request.after.as_ref(), self.options.page_bytes).map_err(|e| e.to_string())?;
-        Ok(wire::encode(&FetchAnswer { entries: page.entries, stable_through, next: page.next }))
+        let (mut after, mut left, mut pages) = (request.after, self.options.page_bytes, Vec::new());
+        for slot in request.slots {
+            let page = self.store.scan_slot(slot, after.take().as_ref(), left).map_err(|e| e.to_string())?;
+            left = left.saturating_sub(page.entries.iter().map(|e| e.record.bytes() + e.key.as_bytes().len()).sum());
+            let is_partial = page.next.is_some();
+            pages.push(SlotPage { slot, entries: page.entries, next: page.next });
+            if is_partial || left == 0 {
+                break;
+            }
+        }
+        Ok(wire::encode(&FetchAnswer { pages, stable_through }))
     }
 
     /// Answers the leader that drives a move.
@@ -202,7 +254,7 @@ async fn complete(core: &Core) {
         .collect();
     let nodes: BTreeSet<NodeId> = waiting.iter().flat_map(|(_, joiners)| joiners.iter().copied()).collect();
     let asked = nodes.into_iter().map(|node| async move { (node, core.ask_filled(node, from).await) });
-    let filled: std::collections::BTreeMap<NodeId, BTreeSet<Slot>> = futures_util::future::join_all(asked).await.into_iter().collect();
+    let filled: BTreeMap<NodeId, BTreeSet<Slot>> = futures_util::future::join_all(asked).await.into_iter().collect();
     let is_done = |slot: &Slot, joiners: &[NodeId]| joiners.iter().all(|n| filled.get(n).is_some_and(|f| f.contains(slot)));
     let slots: Vec<Slot> = waiting.iter().filter(|(slot, joiners)| is_done(slot, joiners)).map(|(slot, _)| *slot).collect();
     metrics::gauge!("isochrone_node_slots_waiting_to_move").set((waiting.len() - slots.len()) as f64);

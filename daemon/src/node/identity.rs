@@ -28,7 +28,9 @@ pub(crate) fn cursor(peer: NodeId) -> FactKey {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The data directory belongs to another node. Nothing was changed.
-    #[error("the data directory belongs to node {found}, the certificate to node {expected}: use the certificate of that node, or another data directory")]
+    #[error(
+        "the data directory belongs to node {found}, the certificate to node {expected}: use the certificate of that node, or another data directory"
+    )]
     OtherNode {
         /// Whose store it is.
         found: NodeId,
@@ -73,11 +75,8 @@ pub(crate) async fn recall(store: &Store, node: NodeId, seed: u64) -> Result<Rec
         None => StoreId(StdRng::seed_from_u64(seed ^ 0x5703e).random()),
     };
     let incarnation = Incarnation(read::<Incarnation>(store, &INCARNATION, "incarnation")?.unwrap_or_default().0 + 1);
-    let facts = vec![
-        (NODE, Some(wire::encode(&node))),
-        (STORE, Some(wire::encode(&store_id))),
-        (INCARNATION, Some(wire::encode(&incarnation))),
-    ];
+    let facts =
+        vec![(NODE, Some(wire::encode(&node))), (STORE, Some(wire::encode(&store_id))), (INCARNATION, Some(wire::encode(&incarnation)))];
     store.commit(WriteSet { facts, durability: Durability::AtOnce, ..WriteSet::default() }).await?;
     let written: Hlc = read(store, &HLC_HIGH, "latest time")?.unwrap_or_default();
     let promised: Hlc = read(store, &PROMISED, "promised time")?.unwrap_or_default();

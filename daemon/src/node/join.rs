@@ -132,7 +132,9 @@ pub(crate) fn adopt(core: &Core, doorkeeper: &Doorkeeper) {
     let old = core.view.load_full();
     let new = Arc::new(View::of(&state, core.id()));
     if new.removed.contains(&core.id()) && !old.removed.contains(&core.id()) {
-        (core.environment.on_fatal)("this node was removed from the cluster; empty its data directory and issue a new certificate to let it join anew".to_owned());
+        (core.environment.on_fatal)(
+            "this node was removed from the cluster; empty its data directory and issue a new certificate to let it join anew".to_owned(),
+        );
     }
     doorkeeper.removed.store(Arc::new(new.removed.clone()));
     for member in new.members.values().filter(|m| m.node != core.id()) {
@@ -159,14 +161,17 @@ pub(crate) fn adopt(core: &Core, doorkeeper: &Doorkeeper) {
     core.view_changed.send_replace(applied);
 }
 
-/// The nodes that need some slot's writes under the new view and did not under the old.
+/// The nodes that need some slot's writes under the new view and did not under the old; in any namespace, for a node that moves up in a slot's
+/// row begins to need those of namespaces with fewer replicas.
 fn gained(old: &View, new: &View) -> BTreeSet<NodeId> {
     if old.phase_number() == new.phase_number() && Arc::ptr_eq(&old.placement, &new.placement) {
         return BTreeSet::new();
     }
     let mut gained = BTreeSet::new();
     for slot in Slot::all() {
-        gained.extend(new.holders(slot).filter(|node| !old.holders(slot).any(|n| n == *node)));
+        for count in new.replica_counts() {
+            gained.extend(new.holders(slot, count).filter(|node| !old.holders(slot, count).any(|n| n == *node)));
+        }
     }
     gained
 }

@@ -9,7 +9,10 @@ pub(crate) fn describe() {
     describe_counter!("isochrone_node_feed_sent_entries_total", "Records sent to replicas");
     describe_counter!("isochrone_node_feed_refused_total", "Batches from peers that were not taken, by reason; the peer keeps them");
     describe_counter!("isochrone_node_clock_alarms_total", "Records whose time was worth an alarm (rule E4)");
-    describe_counter!("isochrone_node_forgotten_total", "Tombstones, expired values and delivered copies that were forgotten (rules E7, E8)");
+    describe_counter!(
+        "isochrone_node_forgotten_total",
+        "Tombstones, expired values and delivered copies that were forgotten (rules E7, E8)"
+    );
     describe_counter!("isochrone_node_fill_bytes_total", Unit::Bytes, "Bytes fetched to become a replica");
     describe_gauge!("isochrone_node_peer_clock_ahead_seconds", Unit::Seconds, "How far ahead of our clock the last batch's time was");
     describe_gauge!("isochrone_node_log_backlog_operations", "Operations that some replica has not acknowledged");

@@ -28,11 +28,9 @@ pub(crate) fn check_level(spec: &NamespaceSpec, level: Level) -> Result<(), Refu
         (NamespaceMode::Eventual, Level::Quorum) => {
             Err(Refusal::NotBuilt { what: "level `quorum` in an eventual namespace".into(), instead: "ask for level `local`".into() })
         }
-        (NamespaceMode::Eventual, Level::Strong) => Err(Refusal::WrongMode {
-            ns: spec.name.clone(),
-            asked: "level `strong`".into(),
-            allowed_by: "mode = \"strong\"".into(),
-        }),
+        (NamespaceMode::Eventual, Level::Strong) => {
+            Err(Refusal::WrongMode { ns: spec.name.clone(), asked: "level `strong`".into(), allowed_by: "mode = \"strong\"".into() })
+        }
     }
 }
 
@@ -125,12 +123,7 @@ impl Core {
     }
 
     /// Waits until one of the asked answers; `None` when `patience` ends or one fails.
-    async fn first_answer<F>(
-        &self,
-        waiting: &mut FuturesUnordered<F>,
-        patience: Duration,
-        failures: &mut Vec<String>,
-    ) -> Option<ReadAnswer>
+    async fn first_answer<F>(&self, waiting: &mut FuturesUnordered<F>, patience: Duration, failures: &mut Vec<String>) -> Option<ReadAnswer>
     where
         F: Future<Output = Result<ReadAnswer, String>>,
     {

@@ -1,5 +1,6 @@
 //! The daemon in the real world: its process, runtimes, listeners and signals.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -61,7 +62,7 @@ fn start_logging(settings: &NodeSettings) -> anyhow::Result<FilterHandle> {
     let filter = EnvFilter::try_new(&settings.log.filter).context("log.filter")?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match settings.log.format {
         LogFormat::Text => registry.with(layer).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),
@@ -139,10 +140,12 @@ async fn daemon(loaded: Loaded, again: LoadAgain, filter: FilterHandle, metrics:
     let node = start_node(&settings, environment.clone(), &live, &end).await?;
     let limits = settings::edge_limits(&settings);
     let api = Api::new(Arc::new(node.clone()) as Arc<dyn Backend>, Arc::clone(&auth), limits.clone(), Arc::clone(&environment.wall));
-    let render = { let metrics = metrics.clone(); Arc::new(move || metrics.render()) };
+    let render = {
+        let metrics = metrics.clone();
+        Arc::new(move || metrics.render())
+    };
     let admin = Admin::new(Arc::new(node.clone()) as Arc<dyn Operator>, auth, limits.clone(), render);
-    let options =
-        |address, tls, threads| ListenerOptions { address, threads, tls, limits: limits.clone() };
+    let options = |address, tls, threads| ListenerOptions { address, threads, tls, limits: limits.clone() };
     let admin_listener = AdminListener::start(&options(settings.admin.listen, admin_tls, 1), admin).context("admin.listen")?;
     let listener = ClientListener::start(&options(settings.http.listen, http_tls, settings.http.threads), api).context("http.listen")?;
     tracing::info!(http = %settings.http.listen, admin = %settings.admin.listen, "serving");
@@ -194,7 +197,10 @@ async fn start_node(
         council,
         sockets,
         hooks: hooks(live, end, emulation),
-        council_options: { let settings = settings.clone(); Box::new(move |options| settings::council_options(&settings, options)) },
+        council_options: {
+            let settings = settings.clone();
+            Box::new(move |options| settings::council_options(&settings, options))
+        },
         options: settings::node_options(settings),
         environment,
     };
@@ -306,7 +312,10 @@ async fn attend(node: &Node, mut ended: watch::Receiver<Option<String>>, metrics
 }
 
 async fn reload(node: &Node) {
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Reloading)]);
+    let _ = sd_notify::notify(&[
+        sd_notify::NotifyState::Reloading,
+        sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Reloading),
+    ]);
     match Operator::reload(node).await {
         Ok(done) => tracing::info!(changed = ?done.changed, restart_needed = ?done.restart_needed, "reloaded"),
         Err(error) => tracing::error!(%error, "nothing was reloaded"),

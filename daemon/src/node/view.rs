@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isochrone_config::{ByteSize, ClusterSpec, Keeping, NamespaceSpec};
 use isochrone_config::Mode as NamespaceMode;
+use isochrone_config::{ByteSize, ClusterSpec, Keeping, NamespaceSpec};
 use isochrone_council::{ClusterState, Member};
 use isochrone_edge::{Mode, NamespaceView};
 use isochrone_ident::{Epoch, Namespace, NodeId, Slot};
@@ -111,10 +111,15 @@ impl View {
         slot_of(ns, key)
     }
 
-    /// The nodes that need a slot for some namespace under this view.
-    pub(crate) fn holders(&self, slot: Slot) -> impl Iterator<Item = NodeId> + '_ {
+    /// The numbers of replicas that namespaces ask for.
+    pub(crate) fn replica_counts(&self) -> impl Iterator<Item = usize> + '_ {
+        self.replica_counts.iter().copied()
+    }
+
+    /// The nodes that need a slot's writes in namespaces with that number of replicas.
+    pub(crate) fn holders(&self, slot: Slot, count: usize) -> impl Iterator<Item = NodeId> + '_ {
         let (current, next) = self.placement.eventual.write_sets(slot);
-        current.chain(next.into_iter().flatten())
+        current.take(count).chain(next.into_iter().flat_map(move |next| next.take(count)))
     }
 
     /// The slots that this node is to be filled with.

@@ -104,26 +104,35 @@ pub(crate) struct ListAnswer {
     pub(crate) age_ms: Option<u64>,
 }
 
-/// A page of a slot, asked for by a replica that is being filled.
+/// Pages of slots, asked for by a replica that is being filled.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct FetchRequest {
+    /// The slots, in the order in which they are wanted; as many of them are answered as fit.
+    pub(crate) slots: Vec<Slot>,
+    /// Of the first slot, only keys after this one.
+    pub(crate) after: Option<(Namespace, Key)>,
+    /// The epoch that the slots leave: a source that is at another one refuses.
+    pub(crate) epoch: Epoch,
+}
+
+/// What one slot holds, from where the request said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SlotPage {
     /// The slot.
     pub(crate) slot: Slot,
-    /// The epoch in which it is moving: a source that has not adopted it yet refuses.
-    pub(crate) epoch: Epoch,
-    /// Only keys after this one.
-    pub(crate) after: Option<(Namespace, Key)>,
+    /// The records, tombstones included.
+    pub(crate) entries: Vec<Entry>,
+    /// Where the next page begins; `None`: the slot has no more.
+    pub(crate) next: Option<(Namespace, Key)>,
 }
 
 /// The answer to a [`FetchRequest`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct FetchAnswer {
-    /// The records, tombstones included.
-    pub(crate) entries: Vec<Entry>,
-    /// No write at or before this time was missing here, and none can still arrive: a record that old which the page lacks is dead (E7).
+    /// A page for each of the first slots asked for; only the last may have a `next`. At least one.
+    pub(crate) pages: Vec<SlotPage>,
+    /// No write at or before this time was missing here, and none can still arrive: a record that old which a page lacks is dead (E7).
     pub(crate) stable_through: Hlc,
-    /// Where the next page begins; `None`: that was the last.
-    pub(crate) next: Option<(Namespace, Key)>,
 }
 
 /// Asks a replica which slots it has been filled with in the move away from `epoch`.
