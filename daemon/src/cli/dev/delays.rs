@@ -38,12 +38,12 @@ fn round_trip_ms(a: &str, b: &str) -> f64 {
     found.map_or(0.0, |(_, _, ms)| f64::from(*ms))
 }
 
-/// The matrix of the first `count` regions, every delay times `scale`.
+/// The matrix of the first `count` regions, every delay times `scale`, in whole microseconds.
 pub(super) fn one_way_ms(count: usize, scale: f64) -> OneWayMs {
     let regions = regions(count);
     let row = |from: &'static str| {
         let others = regions.iter().copied().filter(move |&to| to != from);
-        others.map(move |to| (to, round_trip_ms(from, to) / 2.0 * scale)).collect()
+        others.map(move |to| (to, (round_trip_ms(from, to) / 2.0 * scale * 1e3).round() / 1e3)).collect()
     };
     regions.iter().map(|&from| (from, row(from))).collect()
 }
@@ -77,6 +77,7 @@ mod tests {
     #[test]
     fn a_scale_stretches_every_delay() {
         assert_eq!(one_way_ms(3, 0.5)["us-east"]["ap-northeast"], 41.25);
+        assert_eq!(one_way_ms(3, 0.1)["eu-west"]["ap-northeast"].to_string(), "11.6", "no digits that a node file refuses");
         assert!(one_way_ms(3, 0.0).values().flat_map(BTreeMap::values).all(|&ms| ms == 0.0));
     }
 }
