@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::options::{Environment, NodeOptions};
 use super::stamp::Stamps;
 use super::view::View;
-use super::{feeds::Feeds, fill::Filled};
+use super::{feeds::Feeds, fill::Filled, traffic::Traffic};
 
 /// The shared state of one running node. Everything in it is either immutable, exchanged whole, or behind a lock that is held for
 /// a few instructions and never across an await.
@@ -32,6 +32,7 @@ pub(crate) struct Core {
     pub(crate) delivery: Mutex<Delivery>,
     pub(crate) horizon: Mutex<Horizon>,
     pub(crate) head: watch::Sender<Sequence>,
+    pub(crate) traffic: Traffic,
     pub(crate) feeds: Feeds,
     pub(crate) filled: Mutex<Filled>,
     pub(crate) refusals_of_peers: Mutex<BTreeMap<NodeId, String>>,

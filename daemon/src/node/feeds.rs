@@ -100,7 +100,10 @@ impl Core {
 
     fn frame(self: &Arc<Self>, peer: &PeerIdentity, bytes: &[u8]) -> Result<BoxFuture<'static, Done>, String> {
         match wire::decode(bytes)? {
-            Feed::Heartbeat { heard, epoch } => Ok(Box::pin(std::future::ready(Done::Heard(heard, epoch)))),
+            Feed::Heartbeat { heard, epoch, requests } => {
+                self.traffic.heard(peer.node, &peer.region, requests);
+                Ok(Box::pin(std::future::ready(Done::Heard(heard, epoch))))
+            }
             Feed::Batch { through, entries } => {
                 let core = Arc::clone(self);
                 let peer = peer.clone();
@@ -176,12 +179,11 @@ impl Core {
             Placed { slot: View::slot(&entry.ns, entry.key.as_bytes()), entry, evictable }
         });
         let entries: Vec<Placed> = entries.collect();
-        let latest = entries.iter().map(|p| p.entry.record.version.hlc).max().unwrap_or(Hlc::ZERO);
         WriteSet {
             entries,
             log: false,
             answers: Vec::new(),
-            facts: vec![(HLC_HIGH, Some(wire::encode(&latest)))],
+            facts: vec![(HLC_HIGH, Some(wire::encode(&self.stamps.last())))],
             durability: if relaxed { Durability::Relaxed } else { Durability::AtOnce },
         }
     }

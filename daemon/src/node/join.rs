@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -17,15 +16,15 @@ use super::core::{Core, lock};
 use super::sender;
 use super::service::{Doorkeeper, wire_error};
 use super::start::Hooks;
+use super::traffic::Traffic;
 use super::view::View;
 use super::wire;
 
-/// What the council's driver sees of the cluster: the mesh's measurements and this node's own count of requests.
+/// What the council's driver sees of the cluster: the mesh's measurements, and the requests that the members count.
 pub(crate) struct Seen {
     pub(crate) mesh: Mesh,
-    pub(crate) region: Region,
     pub(crate) me: NodeId,
-    pub(crate) requests: Arc<AtomicU64>,
+    pub(crate) traffic: Traffic,
 }
 
 impl Observations for Seen {
@@ -38,7 +37,7 @@ impl Observations for Seen {
     }
 
     fn traffic(&self) -> BTreeMap<Region, u64> {
-        BTreeMap::from([(self.region.clone(), self.requests.load(Ordering::Relaxed))])
+        self.traffic.by_region()
     }
 
     fn alive(&self, node: NodeId) -> bool {

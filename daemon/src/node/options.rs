@@ -35,6 +35,8 @@ pub struct NodeOptions {
     pub clock: ClockLimits,
     /// Bytes a second that a replica is filled with, at most (`replication.move_bytes_per_second`).
     pub move_bytes_per_second: u64,
+    /// Bytes of the operation log, at most (`store.log_bytes_max`): while replicas are away so long that it is full, writes are refused.
+    pub log_bytes_max: u64,
     /// Budget of the store on disk, in bytes (`store.disk_bytes`); told to operators.
     pub disk_bytes_max: u64,
     /// Largest value (`limits.value_bytes`).
@@ -90,6 +92,7 @@ impl Default for NodeOptions {
             backoff: (Duration::from_millis(50), Duration::from_secs(1)),
             clock: ClockLimits::default(),
             move_bytes_per_second: 64 << 20,
+            log_bytes_max: 1 << 30,
             disk_bytes_max: 8 << 30,
             value_bytes: 16 << 20,
             idempotency_ttl: Duration::from_secs(600),

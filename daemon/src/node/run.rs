@@ -261,15 +261,45 @@ fn check_identity(settings: &NodeSettings, identity: &PeerIdentity) -> anyhow::R
 
 async fn open_store(settings: &NodeSettings, environment: &Environment) -> anyhow::Result<Store> {
     let (path, options) = (settings.node.data_dir.join("data.redb"), settings::store_options(settings, environment));
-    let opened = tokio::task::spawn_blocking(move || Store::open(Medium::File(path), options)).await;
-    opened.context("opening the store")?.context("opening the store")
+    let open = move || {
+        create_whole(&path)?;
+        Store::open(Medium::File(path), options).context("opening the store")
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let opened = tokio::task::spawn_blocking(move || {
+        let _in_runtime = runtime.enter();
+        open()
+    });
+    opened.await.context("opening the store")?
 }
 
 fn open_council(data_dir: &Path) -> anyhow::Result<redb::Database> {
     let path = data_dir.join("council.redb");
+    create_whole(&path)?;
     redb::Database::create(&path).with_context(|| {
         format!("{}: if it is damaged, move it and data.redb away and let the node join anew with a new certificate", path.display())
     })
+}
+
+/// Makes a database that is not there yet under another name first, so that a loss of power never leaves half of one.
+fn create_whole(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    let made = || -> anyhow::Result<()> {
+        if new.exists() {
+            std::fs::remove_file(&new)?;
+        }
+        drop(redb::Database::create(&new)?);
+        std::fs::File::open(&new)?.sync_all()?;
+        std::fs::rename(&new, path)?;
+        if let Some(directory) = path.parent() {
+            std::fs::File::open(directory)?.sync_all()?;
+        }
+        Ok(())
+    };
+    made().with_context(|| format!("creating {}", path.display()))
 }
 
 /// Stays until the daemon is to end: a signal, an operator's request, or a reason that forces it. Returns the reason.

@@ -215,7 +215,8 @@ impl Stream<'_> {
         self.frontier.checkpoint(floor, *self.core.head.borrow());
         let sent_through = self.frontier.passed(self.sent);
         let stable_through = lock(&self.core.horizon).heard(self.core.id()).stable_through;
-        let heartbeat = Feed::Heartbeat { heard: Heard { sent_through, stable_through }, epoch: self.epoch };
+        let heartbeat =
+            Feed::Heartbeat { heard: Heard { sent_through, stable_through }, epoch: self.epoch, requests: self.core.traffic.own() };
         self.out.send(wire::encode(&heartbeat)).await.map_err(|e| e.to_string())
     }
 }

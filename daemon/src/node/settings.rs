@@ -33,6 +33,7 @@ pub(crate) fn node_options(settings: &NodeSettings) -> NodeOptions {
         },
         move_bytes_per_second: replication.move_bytes_per_second.as_u64(),
         disk_bytes_max: settings.store.disk_bytes.as_u64(),
+        log_bytes_max: settings.store.log_bytes_max.as_u64(),
         value_bytes: limits.value_bytes.as_u64(),
         idempotency_ttl: limits.idempotency_ttl.duration(),
         read_deadline: limits.read_deadline.duration(),

@@ -58,6 +58,11 @@ impl Stamps {
         self.lock().clock.observe(theirs, now)
     }
 
+    /// The latest time given or taken.
+    pub(crate) fn last(&self) -> Hlc {
+        self.lock().clock.last()
+    }
+
     /// How far the clock runs ahead of the wall's, in milliseconds: large after the wall clock was set back.
     pub(crate) fn ahead_ms(&self, now: WallMicros) -> u64 {
         self.lock().clock.ahead_ms(now)

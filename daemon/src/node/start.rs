@@ -1,7 +1,6 @@
 //! Starting and stopping a node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -27,8 +26,12 @@ use super::join::{self, Seen};
 use super::options::{Environment, NodeOptions};
 use super::service::{Doorkeeper, MeshWire, Router};
 use super::stamp::Stamps;
+use super::traffic::Traffic;
 use super::upkeep;
 use super::view::View;
+
+/// Is told tokens.
+pub type TakeTokens = Box<dyn Fn(&[isochrone_config::Token]) + Send + Sync>;
 
 /// What the process around a node does for it. [`Hooks::default`] does nothing.
 pub struct Hooks {
@@ -39,7 +42,7 @@ pub struct Hooks {
     /// Asks the process to end gracefully.
     pub leave: Box<dyn Fn() + Send + Sync>,
     /// Told the cluster file's tokens, at the start and whenever they may have changed.
-    pub tokens: Box<dyn Fn(&[isochrone_config::Token]) + Send + Sync>,
+    pub tokens: TakeTokens,
     /// The network beneath the node's sockets, where it is emulated.
     pub emulation: Option<EmulatedNetwork>,
 }
@@ -103,7 +106,6 @@ pub enum StartError {
 #[derive(Clone)]
 pub struct Node {
     pub(crate) core: Arc<Core>,
-    pub(crate) requests: Arc<AtomicU64>,
     pub(crate) hooks: Arc<Hooks>,
     pub(crate) started: Instant,
 }
@@ -128,22 +130,22 @@ impl Node {
             capacity: parts.capacity,
             incarnation: recalled.incarnation,
         };
-        let requests = Arc::new(AtomicU64::new(0));
-        let seen = Seen { mesh: mesh.clone(), region: me.region.clone(), me: me.node, requests: Arc::clone(&requests) };
+        let traffic = Traffic::new(me.region.clone());
+        let seen = Seen { mesh: mesh.clone(), me: me.node, traffic: traffic.clone() };
         let mut council_options = CouncilOptions::new(me.clone(), parts.identity.cluster.clone(), parts.environment.seed);
         council_options.observations = Arc::new(seen);
         council_options.on_fatal = Arc::clone(&parts.environment.on_fatal);
         (parts.council_options)(&mut council_options);
         let council = Council::start(council_options, parts.council, Arc::new(MeshWire(mesh.clone()))).await?;
         router.council_is(council.clone());
-        let shared = Shared { me, mesh, council, store: parts.store, options: parts.options, environment: parts.environment };
+        let shared = Shared { me, traffic, mesh, council, store: parts.store, options: parts.options, environment: parts.environment };
         let core = assemble(shared, parts.identity.cluster, &recalled)?;
         join::adopt(&core, &doorkeeper);
         restore_cursors(&core);
         router.node_is(&core);
         let hooks = Arc::new(parts.hooks);
         spawn_tasks(&core, &doorkeeper, &hooks);
-        Ok(Self { core, requests, hooks, started: Instant::now() })
+        Ok(Self { core, hooks, started: Instant::now() })
     }
 
     /// Stops: no more writes are taken, peers are told, what was acknowledged is on disk.
@@ -176,6 +178,7 @@ impl Node {
 
 struct Shared {
     me: Member,
+    traffic: Traffic,
     mesh: Mesh,
     council: Council,
     store: Store,
@@ -184,7 +187,7 @@ struct Shared {
 }
 
 fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Recalled) -> Result<Arc<Core>, StartError> {
-    let Shared { me, mesh, council, store, options, environment } = shared;
+    let Shared { me, traffic, mesh, council, store, options, environment } = shared;
     let view = View::of(&council.state(), me.node);
     store.trim_log(recalled.trimmed);
     let delivery = Delivery::new(recalled.trimmed, view.phase_number());
@@ -203,6 +206,7 @@ fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Re
         delivery: Mutex::new(delivery),
         horizon: Mutex::new(Horizon::default()),
         head: watch::Sender::new(head),
+        traffic,
         feeds: Feeds::new(),
         filled: Mutex::new(Filled::default()),
         refusals_of_peers: Mutex::new(BTreeMap::new()),
@@ -235,7 +239,7 @@ impl Backend for Node {
     }
 
     fn glance(&self, ns: &Namespace, key: &[u8], level: Level) -> Glance {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.core.traffic.count();
         self.core.glance(ns, key, level)
     }
 
@@ -244,12 +248,12 @@ impl Backend for Node {
     }
 
     fn write(&self, command: WriteCommand) -> BoxFuture<'_, Result<Written, Refusal>> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.core.traffic.count();
         Box::pin(self.core.take(command))
     }
 
     fn list(&self, command: ListCommand) -> BoxFuture<'_, Result<ListPage, Refusal>> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.core.traffic.count();
         Box::pin(self.core.list(command))
     }
 }

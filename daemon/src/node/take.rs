@@ -10,7 +10,7 @@ use isochrone_replica::{Entry, Live, Record};
 use isochrone_store::{Durability, Placed, RequestKey, WriteError, WriteSet};
 use serde::{Deserialize, Serialize};
 
-use super::core::Core;
+use super::core::{Core, lock};
 use super::identity::HLC_HIGH;
 use super::options::Mutation;
 use super::view::View;
@@ -66,7 +66,22 @@ impl Core {
             metrics::counter!("isochrone_node_refused_total", "reason" => "clock").increment(1);
             return Err(Refusal::ClockSkew { off_ms, max_ms: self.options.clock.ahead_ms_max });
         }
+        if self.store.stats().log_bytes >= self.options.log_bytes_max {
+            metrics::counter!("isochrone_node_refused_total", "reason" => "log").increment(1);
+            return Err(Refusal::StoreFull { detail: Cow::Owned(self.log_full()) });
+        }
         Ok(spec.keeping == isochrone_config::Keeping::Evictable)
+    }
+
+    /// What fills the operation log: the members that do not take what is kept for them.
+    fn log_full(&self) -> String {
+        let head = self.head.borrow().0;
+        let behind: Vec<String> = lock(&self.delivery).peers().filter(|(_, at)| at.0 < head).map(|(peer, _)| peer.to_string()).collect();
+        format!(
+            "the operation log has {} bytes (`store.log_bytes_max`) that {} did not acknowledge; bring it back, or remove it with `isochrone members remove`",
+            self.options.log_bytes_max,
+            behind.join(", ")
+        )
     }
 
     /// The commit of a write, and the version that it gives.

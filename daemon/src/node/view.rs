@@ -134,7 +134,7 @@ impl View {
         let (Phase::Joint { .. }, (current, Some(next))) = (class.phase(slot), class.write_sets(slot)) else { return Vec::new() };
         let mut joiners = Vec::new();
         for &count in &self.replica_counts {
-            joiners.extend(next.clone().take(count).filter(|n| !current.clone().take(count).any(|c| c == *n)));
+            joiners.extend(next.take(count).filter(|n| !current.take(count).any(|c| c == *n)));
         }
         joiners.sort_unstable();
         joiners.dedup();

@@ -36,6 +36,8 @@ pub(crate) enum Feed {
         heard: Heard,
         /// The placement epoch under which the sender chose what to send.
         epoch: Epoch,
+        /// Requests that the sender has had from clients since it started (P3).
+        requests: u64,
     },
 }
 
