@@ -198,11 +198,14 @@ impl Council {
         }
         let me = &self.inner.options.me;
         match self.inner.raft.initialize(BTreeMap::from([(me.node, Seat { store: me.store })])).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Ok(()) => {}
+            // Begun before a crash. What the engine shows of its membership is up to date then; right after `Ok` it may not be yet.
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+                if !self.inner.raft.metrics().borrow().membership_config.voter_ids().eq([me.node]) {
+                    return Err(BootstrapError::AlreadyFounded);
+                }
+            }
             Err(error) => return Err(BootstrapError::Engine(error.to_string())),
-        }
-        if !self.inner.raft.metrics().borrow().membership_config.voter_ids().eq([me.node]) {
-            return Err(BootstrapError::AlreadyFounded);
         }
         let patience = self.inner.options.timers.lease * 4;
         if !self.inner.proposer.wait_to_lead(patience).await {
