@@ -54,6 +54,7 @@ pub async fn live(shared: Arc<Shared>, me: usize) -> turmoil::Result {
     }
     match start(&shared, me).await {
         Ok(node) => {
+            lock(&shared.disks)[me].made = true;
             let api = api_of(&shared, me, &node);
             let incarnation = Operator::status(&node).incarnation;
             for client in 0..workload::CLIENTS {

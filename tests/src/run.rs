@@ -13,7 +13,7 @@ use turmoil::Sim;
 use crate::clocks::Clock;
 use crate::faults::{self, Fault, Planned};
 use crate::shape::Shape;
-use crate::shared::{Shared, Stage, lock};
+use crate::shared::{Disks, Shared, Stage, lock};
 use crate::trace::Trace;
 use crate::{cluster, oracle};
 
@@ -224,6 +224,7 @@ impl Run {
     fn heal_disks(&mut self, n: usize) {
         let mut disks = lock(&self.shared.disks);
         let disks = &mut disks[n];
+        disks.full = false;
         disks.store.set_capacity(None);
         disks.store.slow_syncs(Duration::ZERO);
         disks.store.fail_syncs(0);
@@ -295,7 +296,8 @@ impl Run {
                 disks.store.fail_syncs(1);
             }
             Fault::DiskFull { node, room } => {
-                let disks = &lock(&self.shared.disks)[node];
+                let disks = &mut lock(&self.shared.disks)[node];
+                disks.full = true;
                 disks.store.set_capacity(Some(disks.store.used_bytes() + room));
             }
             Fault::SlowDisk { node, millis } => lock(&self.shared.disks)[node].store.slow_syncs(Duration::from_millis(millis)),
@@ -315,7 +317,11 @@ impl Run {
             }
             Fault::ClockStep { node, millis } => lock(&self.shared.clocks)[node].stepped_us -= millis * 1000,
             Fault::SyncError { .. } => {}
-            Fault::DiskFull { node, .. } => lock(&self.shared.disks)[node].store.set_capacity(None),
+            Fault::DiskFull { node, .. } => {
+                let disks = &mut lock(&self.shared.disks)[node];
+                disks.full = false;
+                disks.store.set_capacity(None);
+            }
             Fault::SlowDisk { node, .. } => lock(&self.shared.disks)[node].store.slow_syncs(Duration::ZERO),
         }
     }
@@ -342,6 +348,9 @@ impl Run {
             disks[n].store.crash(seed);
             disks[n].council.crash(seed ^ 1);
             disks[n].failing = false;
+            if !disks[n].made {
+                disks[n] = Disks::default();
+            }
         }
         self.sim.crash(self.shared.shape.nodes[n].name.as_str());
         self.down[n] = true;
@@ -364,8 +373,11 @@ impl Run {
         for n in 0..self.down.len() {
             let Some(reason) = lock(&self.shared.fatal)[n].take() else { continue };
             lock(&self.shared.trace).note(self.sim.elapsed(), format_args!("gives up {n}"));
-            let full = lock(&self.shared.disks)[n].store.is_off();
-            if !lock(&self.shared.disks)[n].failing && !full {
+            let excused = {
+                let disks = &lock(&self.shared.disks)[n];
+                disks.failing || disks.full || disks.store.is_off()
+            };
+            if !excused {
                 return Err(format!("daemon {n} gave up although its disk works: {reason}"));
             }
             tracing::info!(n, reason, "gives up");

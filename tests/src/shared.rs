@@ -73,6 +73,10 @@ pub struct Disks {
     pub council: SimDisk,
     /// Whether a fault makes them fail at the moment, so that the daemon may give up.
     pub failing: bool,
+    /// Whether the store's is full, so that a daemon can't even write down that it has started.
+    pub full: bool,
+    /// Whether a daemon has started on them. What loses power while it is made for the first time is no store, and is emptied by hand.
+    pub made: bool,
 }
 
 /// Everything that is shared.

@@ -95,6 +95,12 @@ impl Delivery {
         self.peers.get(&peer).map(|p| (p.pass, p.acknowledged))
     }
 
+    /// The placement epoch that this is under: what peers have acknowledged, they have acknowledged of the writes that they need under it.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Whether some peer has answered under an epoch that this daemon has yet to adopt.
     #[must_use]
     pub fn is_behind(&self) -> bool {

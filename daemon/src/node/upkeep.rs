@@ -15,6 +15,8 @@ use super::wire;
 
 /// Checkpoints that the stable watermark remembers.
 const CHECKPOINTS: usize = 256;
+/// Bytes a second that a sweep reads: what is to be forgotten can wait, requests can't.
+const SWEEP_BYTES_PER_SECOND: f64 = 8e6;
 /// How often the stable watermark is made durable and told to the others.
 const STABLE_PERIOD: Duration = Duration::from_secs(1);
 
@@ -29,7 +31,7 @@ pub(crate) async fn watermarks(core: Arc<Core>) {
         let floor = core.stamps.floor(core.now());
         let head = *core.head.borrow();
         frontier.checkpoint(floor, head);
-        lock(&core.horizon).hear(core.id(), Heard { sent_through: floor, stable_through: Hlc::ZERO });
+        core.with_horizon(|horizon| horizon.hear(core.id(), Heard { sent_through: floor, stable_through: Hlc::ZERO }));
         if number.is_multiple_of(beats_per_promise) {
             promise(&core, &mut frontier, head).await;
         }
@@ -41,8 +43,11 @@ pub(crate) async fn watermarks(core: Arc<Core>) {
 async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
     let trimmed = if core.options.breaks(Mutation::TrimUndelivered) { head } else { lock(&core.delivery).trim(head) };
     let stable_through = frontier.passed(trimmed);
-    let phase = core.view.load().phase_number();
-    let cursors: Vec<_> = lock(&core.delivery).peers().collect();
+    // Together: a place that was acknowledged before an epoch says nothing of what a peer needs since.
+    let (phase, cursors): (_, Vec<_>) = {
+        let delivery = lock(&core.delivery);
+        (delivery.epoch(), delivery.peers().collect())
+    };
     let mut facts = vec![(TRIMMED, Some(wire::encode(&trimmed))), (PROMISED, Some(wire::encode(&stable_through)))];
     facts.extend(cursors.into_iter().map(|(peer, sequence)| (cursor(peer), Some(wire::encode(&(phase, sequence))))));
     let set = WriteSet { entries: Vec::new(), log: false, answers: Vec::new(), facts, durability: Durability::AtOnce };
@@ -51,7 +56,7 @@ async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
         return;
     }
     core.store.trim_log(trimmed);
-    lock(&core.horizon).hear(core.id(), Heard { sent_through: Hlc::ZERO, stable_through });
+    core.with_horizon(|horizon| horizon.hear(core.id(), Heard { sent_through: Hlc::ZERO, stable_through }));
     gauges(core, head, trimmed);
 }
 
@@ -100,6 +105,8 @@ async fn sweep_slot(core: &Core, slot: Slot) -> Result<(), String> {
             metrics::counter!("isochrone_node_forgotten_total").increment(doomed.len() as u64);
             core.store.forget(doomed).await.map_err(|e| e.to_string())?;
         }
+        let bytes: usize = page.entries.iter().map(|e| e.record.bytes() + e.key.as_bytes().len()).sum();
+        tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / SWEEP_BYTES_PER_SECOND)).await;
         match page.next {
             Some(next) => after = Some(next),
             None => return Ok(()),
