@@ -1,0 +1,237 @@
+//! Three regions by `isochrone dev`, real delays included.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::Failure;
+use crate::process::{Process, Scratch, gone_by, send};
+use crate::setup::Setup;
+use crate::wire::{self, Wire};
+
+/// `dev` itself gives up after a minute.
+const READY_MAX: Duration = Duration::from_secs(90);
+/// How long it may take until every region serves every key itself.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// Daemons end within this after `dev` did.
+const GONE_MAX: Duration = Duration::from_secs(10);
+/// So many keys, in so many slots, must be served locally before anything is measured.
+const PROBES: u32 = 64;
+/// For requests of which the time is not measured.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A region's daemon, as `dev -o json` tells of it.
+#[derive(Debug, Clone)]
+pub struct Region {
+    /// Its name.
+    pub name: String,
+    /// Its client listener.
+    pub http: SocketAddr,
+    /// Its admin listener.
+    pub admin: SocketAddr,
+    /// Its process.
+    pub pid: u32,
+    /// Its directory, which has its `node.toml`.
+    pub data: PathBuf,
+}
+
+/// The running regions. They end with this value.
+#[derive(Debug)]
+pub struct Cluster {
+    dev: Process,
+    /// In the order in which `dev` tells of them.
+    pub regions: Vec<Region>,
+    one_way_ms: BTreeMap<String, BTreeMap<String, f64>>,
+    /// From the start of the process to its line that all is ready.
+    pub ready_after: Duration,
+    /// Removed last.
+    _scratch: Scratch,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReadyLine {
+    regions: Vec<RegionLine>,
+    one_way_ms: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RegionLine {
+    region: String,
+    http: String,
+    admin: String,
+    pid: u32,
+    data: PathBuf,
+}
+
+impl Cluster {
+    /// Starts three regions on free ports with empty data and waits until `dev` says that they are ready.
+    ///
+    /// # Errors
+    /// When they do not become ready; with the end of `dev`'s stderr.
+    pub fn start(setup: &Setup) -> Result<Self, Failure> {
+        let scratch = setup.scratch()?;
+        let mut command = Command::new(&setup.binary);
+        command.args(["dev", "-o", "json", "--port-base", "0", "--fresh", "--data-dir"]).arg(scratch.path().join("dev"));
+        let started = Instant::now();
+        let mut dev = Process::start(&mut command, &scratch.path().join("dev.log"))?;
+        let line = first_line(&mut dev, READY_MAX)?;
+        let ready_after = started.elapsed();
+        let (regions, one_way_ms) = understood(&line)?;
+        Ok(Self { dev, regions, one_way_ms, ready_after, _scratch: scratch })
+    }
+
+    /// As [`Cluster::start`], and waits until each region serves keys of all others itself.
+    ///
+    /// # Errors
+    /// When that takes longer than a minute.
+    pub fn settled(setup: &Setup) -> Result<Self, Failure> {
+        let cluster = Self::start(setup)?;
+        let by = Instant::now() + SETTLE_MAX;
+        for probe in 0..PROBES {
+            cluster.region(probe).put(&format!("probe/{probe}"), b"probe")?;
+        }
+        for region in &cluster.regions {
+            while !region.serves_itself((0..PROBES).map(|probe| format!("probe/{probe}")))? {
+                if Instant::now() > by {
+                    return Err(format!("{} does not serve every key itself after {} s", region.name, SETTLE_MAX.as_secs()).into());
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(cluster)
+    }
+
+    /// A region by any number.
+    #[must_use]
+    pub fn region(&self, number: u32) -> &Region {
+        &self.regions[number as usize % self.regions.len()]
+    }
+
+    /// A region by its name.
+    ///
+    /// # Errors
+    /// When there is none of that name; with those that there are.
+    pub fn named(&self, name: &str) -> Result<&Region, Failure> {
+        let names = || self.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join(", ");
+        self.regions.iter().find(|region| region.name == name).ok_or_else(|| format!("no region {name}; there are {}", names()).into())
+    }
+
+    /// The one-way delay between two regions.
+    #[must_use]
+    pub fn one_way(&self, from: &str, to: &str) -> Duration {
+        let ms = self.one_way_ms.get(from).and_then(|row| row.get(to)).copied().unwrap_or(0.0);
+        Duration::from_secs_f64(ms.max(0.0) / 1e3)
+    }
+}
+
+impl Drop for Cluster {
+    /// Ends `dev`, which ends its daemons; whatever of them is left is killed.
+    fn drop(&mut self) {
+        self.dev.stop();
+        let by = Instant::now() + GONE_MAX;
+        for region in &self.regions {
+            if !gone_by(region.pid, by) {
+                send(region.pid, "KILL");
+            }
+        }
+    }
+}
+
+impl Region {
+    /// Writes a key in `data`.
+    ///
+    /// # Errors
+    /// When it is not taken.
+    pub fn put(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
+        let mut wire = Wire::connect(self.http, PATIENCE)?;
+        let answer = wire.ask(&wire::put(&format!("/v1/kv/data/{key}"), value))?;
+        if answer.is_ok() {
+            return Ok(());
+        }
+        Err(format!("{} answers {} to a write: {}", self.name, answer.status, String::from_utf8_lossy(answer.body)).into())
+    }
+
+    /// Whether this daemon has all of the keys in `data`, and answers from its own copy.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn serves_itself(&self, keys: impl IntoIterator<Item = String>) -> Result<bool, Failure> {
+        let mut wire = Wire::connect(self.http, PATIENCE)?;
+        for key in keys {
+            let answer = wire.ask(&wire::get(&format!("/v1/kv/data/{key}")))?;
+            if answer.status != 200 || answer.field("isochrone-region") != Some(&self.name) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether its admin listener says that it is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        is_ready(self.admin)
+    }
+}
+
+/// Whether a daemon says on its admin listener that it is ready.
+#[must_use]
+pub fn is_ready(admin: SocketAddr) -> bool {
+    let wire = Wire::connect(admin, Duration::from_secs(2));
+    wire.and_then(|mut wire| wire.ask(&wire::get("/readyz")).map(|answer| answer.status == 200)).unwrap_or(false)
+}
+
+/// The first line of a process's stdout. What follows is read and thrown away, so that the process never waits for it.
+fn first_line(process: &mut Process, patience: Duration) -> Result<String, Failure> {
+    let stdout = process.stdout().ok_or("its stdout is read already")?;
+    let (sender, line) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    line.recv_timeout(patience).map_err(|_| format!("`dev` did not become ready:\n{}", process.last_words()).into())
+}
+
+fn understood(line: &str) -> Result<(Vec<Region>, BTreeMap<String, BTreeMap<String, f64>>), Failure> {
+    let line: ReadyLine = serde_json::from_str(line).map_err(|error| format!("`dev` said {line:?}: {error}"))?;
+    let regions = line.regions.into_iter().map(|region| {
+        let (http, admin) = (address(&region.http)?, address(&region.admin)?);
+        Ok(Region { name: region.region, http, admin, pid: region.pid, data: region.data })
+    });
+    Ok((regions.collect::<Result<_, Failure>>()?, line.one_way_ms))
+}
+
+fn address(url: &str) -> Result<SocketAddr, Failure> {
+    let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url} is not an http URL"))?;
+    rest.trim_end_matches('/').parse().map_err(|error| format!("{url}: {error}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_of_the_contract_is_understood() {
+        let line = r#"{"ready": true, "regions": [{"region": "us-east", "http": "http://127.0.0.1:18000", "admin":
+            "http://127.0.0.1:18010", "pid": 4711, "data": "/d/us-east"}], "one_way_ms": {"us-east": {"eu-west": 37.5}}}"#;
+        let (regions, one_way) = understood(line).expect("understood");
+        assert_eq!((regions[0].name.as_str(), regions[0].http.port(), regions[0].pid), ("us-east", 18000, 4711));
+        assert_eq!(one_way["us-east"]["eu-west"], 37.5);
+        assert!(understood("ready").is_err());
+    }
+
+    #[test]
+    fn a_process_that_ends_early_is_told_with_its_last_words() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut process =
+            Process::start(Command::new("sh").arg("-c").arg("echo in the way >&2"), &dir.path().join("log")).expect("started");
+        let failure = first_line(&mut process, Duration::from_secs(5)).expect_err("no line");
+        assert!(failure.to_string().contains("in the way"), "{failure}");
+    }
+}

@@ -1,0 +1,196 @@
+//! `million`: one daemon with a million keys of 100 bytes: how fast they are loaded, what memory and disk they take, how soon it
+//! starts with them.
+//!
+//! They are loaded by `POST /v1/batch` on a few connections, every line acknowledged after its sync. Start counts from the start of the process to the
+//! first 200 of `/readyz`, after an orderly stop and after SIGKILL; then keys all over the store are read back.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+use crate::process::{disk_bytes, resident_bytes};
+use crate::setup::Setup;
+use crate::single::{Recipe, Started};
+use crate::table::{Table, bytes, rate, time};
+use crate::wire::{self, Wire};
+
+const VALUE_BYTES: usize = 100;
+/// A batch may take so long on a slow disk.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A batch of which a line failed is sent again so often.
+const ATTEMPTS: u32 = 5;
+/// Keys that are read back after each start.
+const SAMPLE: u64 = 10_000;
+/// A prime, so that steps of it meet all keys.
+const STRIDE: u64 = 7_919;
+
+/// The bounds of a run.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct MillionArgs {
+    /// Keys.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub keys: u64,
+    /// Lines of a batch.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub batch: u64,
+    /// Connections that load.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub connections: u32,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the daemon cannot be started, or a batch is refused again and again.
+pub fn run(setup: &Setup, args: MillionArgs) -> Result<(), Failure> {
+    let scratch = setup.scratch()?;
+    let recipe = Recipe::new(setup, scratch.path())?;
+    let mut table = Table::of_targets(format!("One daemon with {} keys of {VALUE_BYTES} bytes", args.keys));
+    let mut started = recipe.start()?;
+    table.note("start, empty", time(started.ready_after));
+    table.note("memory, empty (VmRSS)", resident(&started)?);
+    let before = Instant::now();
+    load(recipe.http, args)?;
+    let took = before.elapsed();
+    let title = format!("load, batches of {}, {} connections", args.batch, args.connections);
+    table.note(title, format!("{}, {}", time(took), rate(args.keys, took)));
+    table.note("memory, loaded", resident(&started)?);
+    let before = Instant::now();
+    started.daemon.stop();
+    table.note("orderly stop", time(before.elapsed()));
+    table.note("disk", disk(&recipe.data)?);
+    let mut started = restart(&recipe, args.keys, "after an orderly stop", &mut table)?;
+    started.daemon.kill();
+    restart(&recipe, args.keys, "after SIGKILL", &mut table)?;
+    println!("{table}");
+    Ok(())
+}
+
+fn restart(recipe: &Recipe, keys: u64, when: &str, table: &mut Table) -> Result<Started, Failure> {
+    let started = recipe.start()?;
+    table.judge(format!("start {when}"), "stated", time(started.ready_after), true);
+    table.judge(format!("memory {when}"), "stated", resident(&started)?, true);
+    let (absent, count) = absent(recipe.http, keys)?;
+    table.none(format!("of {count} keys read back {when}: absent or wrong"), absent);
+    table.note(format!("memory, these read, {when}"), resident(&started)?);
+    Ok(started)
+}
+
+fn resident(started: &Started) -> Result<String, Failure> {
+    Ok(bytes(resident_bytes(started.daemon.pid())?))
+}
+
+fn disk(data: &Path) -> Result<String, Failure> {
+    Ok(bytes(disk_bytes(data)?))
+}
+
+fn key(number: u64) -> String {
+    format!("million/{number:012}")
+}
+
+/// The value of a key: 100 bytes that are no other key's.
+fn value(number: u64) -> String {
+    format!("{number:0>VALUE_BYTES$}")
+}
+
+fn load(address: SocketAddr, args: MillionArgs) -> Result<(), Failure> {
+    let next = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..args.connections).map(|_| scope.spawn(|| load_lane(address, args, &next))).collect();
+        lanes.into_iter().try_for_each(|lane| lane.join().map_err(|_| "a lane panicked")?)
+    })
+}
+
+fn load_lane(address: SocketAddr, args: MillionArgs, next: &AtomicU64) -> Result<(), Failure> {
+    let mut wire = Wire::connect(address, PATIENCE)?;
+    loop {
+        let first = next.fetch_add(args.batch, Ordering::Relaxed);
+        if first >= args.keys {
+            return Ok(());
+        }
+        send_batch(&mut wire, first, (first + args.batch).min(args.keys))?;
+    }
+}
+
+fn send_batch(wire: &mut Wire, first: u64, end: u64) -> Result<(), Failure> {
+    let body: String = (first..end).map(line).collect();
+    let request = wire::with_body("POST", "/v1/batch", "Content-Type: application/x-ndjson\r\n", body.as_bytes());
+    let mut refusal = String::new();
+    for attempt in 0..ATTEMPTS {
+        let answer = wire.ask(&request)?;
+        match unwritten(answer.status, answer.body, end - first) {
+            None => return Ok(()),
+            Some(why) => refusal = why,
+        }
+        thread::sleep(Duration::from_millis(100) * (attempt + 1));
+    }
+    Err(format!("a batch was not taken {ATTEMPTS} times over: {refusal}").into())
+}
+
+fn line(number: u64) -> String {
+    format!("{{\"op\":\"put\",\"ns\":\"data\",\"key\":\"{}\",\"text\":\"{}\"}}\n", key(number), value(number))
+}
+
+/// The first answer that is not 2xx, or what else is wrong; `None` when all lines were taken.
+fn unwritten(status: u16, body: &[u8], count: u64) -> Option<String> {
+    let lines: Vec<&[u8]> = body.split(|&b| b == b'\n').filter(|line| !line.is_empty()).collect();
+    let is_taken = |line: &&[u8]| line.windows(10).any(|part| part == b"\"status\":2");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if status != 200 {
+        return Some(format!("{status} {}", text(body)));
+    }
+    match lines.iter().find(|line| !is_taken(line)) {
+        Some(line) => Some(text(line)),
+        None if lines.len() as u64 == count => None,
+        None => Some(format!("{} answers to {count} lines", lines.len())),
+    }
+}
+
+/// How many of a sample of the keys are not there as they were written, and how large the sample is.
+fn absent(address: SocketAddr, keys: u64) -> Result<(u64, u64), Failure> {
+    let mut wire = Wire::connect(address, PATIENCE)?;
+    let (mut absent, count) = (0, SAMPLE.min(keys));
+    for number in sample(keys, count) {
+        let answer = wire.ask(&wire::get(&format!("/v1/kv/data/{}", key(number))))?;
+        absent += u64::from(answer.status != 200 || answer.body != value(number).as_bytes());
+    }
+    Ok((absent, count))
+}
+
+fn sample(keys: u64, count: u64) -> impl Iterator<Item = u64> {
+    (0..count).map(move |number| (number * STRIDE) % keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_100_bytes_and_differ() {
+        assert_eq!(value(0).len(), VALUE_BYTES);
+        assert_eq!(value(999_999).len(), VALUE_BYTES);
+        assert_ne!(value(1), value(10));
+    }
+
+    #[test]
+    fn a_sample_is_spread_over_all_keys() {
+        let mut seen: Vec<u64> = sample(1_000_000, 10_000).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 10_000);
+        assert!(seen.iter().filter(|&&n| n >= 500_000).count() > 4_000);
+        assert_eq!(sample(3, 3).collect::<Vec<_>>(), [0, 2, 1]);
+    }
+
+    #[test]
+    fn one_line_that_failed_is_noticed() {
+        let good = b"{\"status\":204,\"etag\":\"x\"}\n{\"etag\":\"y\",\"status\":201}\n";
+        assert_eq!(unwritten(200, good, 2), None);
+        assert!(unwritten(200, good, 3).is_some());
+        assert!(unwritten(200, b"{\"status\":204}\n{\"status\":507}\n", 2).expect("noticed").contains("507"));
+        assert!(unwritten(503, b"{}", 2).is_some());
+    }
+}
