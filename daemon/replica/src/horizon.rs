@@ -48,11 +48,17 @@ impl Horizon {
         self.members.get(&member).copied().unwrap_or_default()
     }
 
+    /// Every write that any member took up to here, and that we need, is here. [`Hlc::ZERO`] while some member has never been heard.
+    #[must_use]
+    pub fn heard_from_all(&self) -> Hlc {
+        self.members.values().map(|h| h.sent_through).min().unwrap_or(Hlc::ZERO)
+    }
+
     /// How old a read at this replica may be, in milliseconds: it reflects every write that any member took before that
     /// long ago. `None` while some member has never been heard.
     #[must_use]
     pub fn age_ms(&self, now: WallMicros) -> Option<u64> {
-        let oldest = self.members.values().map(|h| h.sent_through).min()?;
+        let oldest = self.heard_from_all();
         (oldest > Hlc::ZERO).then(|| now.0.saturating_sub(oldest.wall().0).div_ceil(1000))
     }
 

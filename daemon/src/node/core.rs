@@ -1,12 +1,13 @@
 //! What all parts of a node share.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use isochrone_council::{Council, Member};
 use isochrone_gossip::Mesh;
-use isochrone_ident::{ClusterName, Key, Namespace, NodeId, Slot, Version, WallMicros};
+use isochrone_ident::{ClusterName, Hlc, Key, Namespace, NodeId, Slot, Version, WallMicros};
 use isochrone_replica::{Delivery, Horizon, Sequence};
 use isochrone_store::Store;
 use tokio::sync::watch;
@@ -31,6 +32,7 @@ pub(crate) struct Core {
     pub(crate) stamps: Stamps,
     pub(crate) delivery: Mutex<Delivery>,
     pub(crate) horizon: Mutex<Horizon>,
+    pub(crate) heard_from_all: AtomicU64,
     pub(crate) head: watch::Sender<Sequence>,
     pub(crate) traffic: Traffic,
     pub(crate) feeds: Feeds,
@@ -59,9 +61,17 @@ impl Core {
         (self.environment.wall)()
     }
 
-    /// How old a read of this node's own store may be, in milliseconds.
+    /// How old a read of this node's own store may be, in milliseconds. On the path of every read: no lock.
     pub(crate) fn age_ms(&self) -> Option<u64> {
-        lock(&self.horizon).age_ms(self.now())
+        let oldest = Hlc(self.heard_from_all.load(Ordering::Acquire));
+        (oldest > Hlc::ZERO).then(|| self.now().0.saturating_sub(oldest.wall().0).div_ceil(1000))
+    }
+
+    /// Changes what is known of the members' watermarks.
+    pub(crate) fn with_horizon(&self, change: impl FnOnce(&mut Horizon)) {
+        let mut horizon = lock(&self.horizon);
+        change(&mut horizon);
+        self.heard_from_all.store(horizon.heard_from_all().0, Ordering::Release);
     }
 
     /// This node's id.

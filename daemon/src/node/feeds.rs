@@ -129,7 +129,7 @@ impl Core {
     /// A peer's watermarks. What it has sent was chosen under its epoch: when ours is later, it does not know all that we need.
     fn hear(&self, peer: NodeId, heard: Heard, epoch: Epoch) {
         let sent_through = if epoch >= self.view.load().phase_number() { heard.sent_through } else { Hlc::ZERO };
-        lock(&self.horizon).hear(peer, Heard { sent_through, ..heard });
+        self.with_horizon(|horizon| horizon.hear(peer, Heard { sent_through, ..heard }));
     }
 
     /// Makes a batch durable here, all or nothing.

@@ -150,13 +150,12 @@ pub(crate) fn adopt(core: &Core, doorkeeper: &Doorkeeper) {
         delivery.set_peers(new.members.keys().copied().filter(|&n| n != core.id()));
         delivery.adopt(new.phase_number(), gained.iter().copied().filter(|&n| n != core.id()));
     }
-    {
-        let mut horizon = lock(&core.horizon);
+    core.with_horizon(|horizon| {
         horizon.set_members(new.members.keys().copied());
         if gained.contains(&core.id()) {
             horizon.forget_sent();
         }
-    }
+    });
     core.view_changed.send_replace(applied);
 }
 

@@ -1,6 +1,7 @@
 //! Starting and stopping a node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -205,6 +206,7 @@ fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Re
         view_changed: watch::Sender::new(0),
         delivery: Mutex::new(delivery),
         horizon: Mutex::new(Horizon::default()),
+        heard_from_all: AtomicU64::new(0),
         head: watch::Sender::new(head),
         traffic,
         feeds: Feeds::new(),
