@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::api::{check_origin, check_size, forbidden, identify, whole, without_body};
 use crate::auth::{Auth, Right};
 use crate::body::ResponseBody;
+use crate::budget::BodyBudget;
 use crate::connection::Handler;
 use crate::fields;
 use crate::limits::EdgeLimits;
@@ -26,7 +27,7 @@ use crate::operator::{ApplyRequest, Operator};
 use crate::path::Query;
 use crate::problem::{Kind, Problem, explain};
 use crate::route::namespace_and_key;
-use crate::upload::{self, RequestBody};
+use crate::upload::{self, RequestBody, Upload};
 
 /// The largest cluster file, or other document of an operator, in bytes.
 const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
@@ -44,6 +45,8 @@ struct Inner {
     operator: Arc<dyn Operator>,
     auth: Arc<Auth>,
     limits: EdgeLimits,
+    /// Of its own, so that clients cannot keep operators out.
+    bodies: BodyBudget,
     metrics: RenderMetrics,
     page: Response<()>,
     meter: Meter,
@@ -113,6 +116,7 @@ impl Place {
         match self {
             Self::Ready => &["verbose"],
             Self::Apply => &["dry_run"],
+            Self::Placement => &["plan"],
             _ => &[],
         }
     }
@@ -123,7 +127,8 @@ impl Admin {
     #[must_use]
     pub fn new(operator: Arc<dyn Operator>, auth: Arc<Auth>, limits: EdgeLimits, metrics: RenderMetrics) -> Self {
         let meter = Meter::new(ROUTES.iter().map(|route| route.1));
-        Self(Arc::new(Inner { operator, auth, limits, metrics, page: page(), meter }))
+        let bodies = BodyBudget::new(limits.bodies_bytes);
+        Self(Arc::new(Inner { operator, auth, limits, bodies, metrics, page: page(), meter }))
     }
 
     /// Answers a request. Every request gets an answer; those that are refused get a problem.
@@ -175,7 +180,10 @@ impl Admin {
             }
             Place::Status => json(&operator.status()),
             Place::Members => json(&serde_json::json!({ "members": operator.members() })),
-            Place::Placement => json(&operator.placement()),
+            Place::Placement => match query.text("plan")? {
+                None => json(&operator.placement()),
+                Some(change) => json(&operator.plan(change)?),
+            },
             Place::KeyPlacement => {
                 let (ns, key) = namespace_and_key(tail)?;
                 json(&operator.placement_of(&ns, &key)?)
@@ -210,19 +218,24 @@ impl Admin {
                 Ok(no_content())
             }
             Place::Emulation => {
-                let document = upload::whole(&parts.headers, body, DOCUMENT_BYTES_MAX, &self.0.limits).await?;
-                let wanted = serde_json::from_slice(&document).map_err(|e| Problem::malformed(format!("the body is not JSON: {e}")))?;
+                let document = self.document(parts, body).await?;
+                let wanted =
+                    serde_json::from_slice(&document.bytes).map_err(|e| Problem::malformed(format!("the body is not JSON: {e}")))?;
                 json(&operator.set_emulation(wanted)?)
             }
             _ => Err(Problem::method_not_allowed("GET, HEAD")),
         }
     }
 
+    async fn document<B: RequestBody>(&self, parts: &request::Parts, body: B) -> Result<Upload, Problem> {
+        upload::whole(&parts.headers, body, DOCUMENT_BYTES_MAX, &self.0.limits, &self.0.bodies).await
+    }
+
     async fn apply<B: RequestBody>(&self, query: &Query, parts: &request::Parts, body: B) -> Result<Response<ResponseBody>, Problem> {
         let dry_run = query.switch("dry_run")?;
         let expected_revision = fields::text(&parts.headers, &IF_MATCH)?.map(revision).transpose()?;
-        let document = upload::whole(&parts.headers, body, DOCUMENT_BYTES_MAX, &self.0.limits).await?;
-        let text = String::from_utf8(document.into()).map_err(|_| Problem::malformed("a cluster file is UTF-8"))?;
+        let Upload { bytes, held: _held } = self.document(parts, body).await?;
+        let text = String::from_utf8(bytes.into()).map_err(|_| Problem::malformed("a cluster file is UTF-8"))?;
         let applied = self.0.operator.apply(ApplyRequest { text, dry_run, expected_revision }).await?;
         let mut response = json(&applied)?;
         response.headers_mut().insert(ETAG, revision_etag(applied.revision));

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{Auth, Identity, Right, Unknown};
 use crate::body::ResponseBody;
+use crate::budget::BodyBudget;
 use crate::command::{Backend, Level, Mode, NamespaceView, Refusal};
 use crate::fields::{self, ISOCHRONE_SESSION};
 use crate::limits::EdgeLimits;
@@ -48,6 +49,7 @@ struct Inner {
     backend: Arc<dyn Backend>,
     auth: Arc<Auth>,
     limits: EdgeLimits,
+    bodies: BodyBudget,
     wall: WallClock,
     meter: Meter,
     openapi: Bytes,
@@ -67,7 +69,8 @@ impl Api {
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, auth: Arc<Auth>, limits: EdgeLimits, wall: WallClock) -> Self {
         let openapi = Bytes::from(openapi::document(ROUTES).to_string());
-        Self(Arc::new(Inner { backend, auth, limits, wall, meter: Meter::of_api(), openapi }))
+        let bodies = BodyBudget::new(limits.bodies_bytes);
+        Self(Arc::new(Inner { backend, auth, limits, bodies, wall, meter: Meter::of_api(), openapi }))
     }
 
     /// Answers a request. Every request gets an answer; those that are refused get a problem.

@@ -38,6 +38,7 @@ mod admin;
 mod api;
 mod auth;
 mod body;
+mod budget;
 mod command;
 mod connection;
 mod fields;

@@ -34,10 +34,17 @@ pub struct EdgeLimits {
     pub list_max: usize,
     /// Bytes of one line of a batch. Above: that line fails with 413.
     pub batch_line_bytes: usize,
+    /// Lines of one batch, blank ones not counted. Above: the first line too many is answered with 413, and no further one is carried out.
+    pub batch_lines: usize,
+    /// Bytes of one batch's body. Above: 413, at once where its `Content-Length` tells, else as the last line's answer.
+    pub batch_bytes: u64,
     /// Lines of one batch that are worked on, or wait for their turn to be sent, at a time. No more are read until some are done.
     pub batch_ahead: usize,
     /// Bytes of those lines; one line is always let in.
     pub batch_ahead_bytes: usize,
+    /// Bytes of memory for the request bodies of all clients together, from their `Content-Length`, or their first byte where there is
+    /// none, to their answer. Above: 503 with `Retry-After`.
+    pub bodies_bytes: u64,
     /// After the last answer of a connection: how long what the client still sends is read and thrown away, so that the answer
     /// is not lost to a reset.
     pub linger: Duration,
@@ -62,8 +69,11 @@ impl Default for EdgeLimits {
             list_default: 1000,
             list_max: 10_000,
             batch_line_bytes: 24 << 20,
+            batch_lines: 10_000,
+            batch_bytes: 64 << 20,
             batch_ahead: 64,
             batch_ahead_bytes: 32 << 20,
+            bodies_bytes: 256 << 20,
             linger: Duration::from_secs(1),
             drain_idle: Duration::from_millis(300),
         }

@@ -252,6 +252,14 @@ pub trait Operator: Send + Sync + 'static {
     /// The whole placement: epochs, shares of each node, slots that move.
     fn placement(&self) -> serde_json::Value;
 
+    /// What a change would move before it is made (rule P5): `remove=NODE`, `capacity=NODE:HUNDREDTHS`, `add=REGION[/ZONE][:HUNDREDTHS]` or
+    /// `replicas=NUMBER`.
+    ///
+    /// # Errors
+    /// [`OperatorRefusal::Invalid`] when it is none of these, [`OperatorRefusal::NotFound`] when the node is no member,
+    /// [`OperatorRefusal::Conflict`] when the change cannot be made.
+    fn plan(&self, change: &str) -> Result<serde_json::Value, OperatorRefusal>;
+
     /// Where one key lives.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ kinds! {
     Conflict, "conflict", 409, false, "Not possible as things are", "The operator's request contradicts the cluster's state.";
     PreconditionFailed, "precondition-failed", 412, false, "A precondition does not hold", "If-Match or If-None-Match failed: somebody else has written. Read again and decide anew.";
     RevisionMismatch, "revision-mismatch", 412, false, "Another revision of the cluster file is in force", "Somebody else has applied a file since this one was read. Look at what changed, then apply again.";
-    TooLarge, "too-large", 413, false, "The content is too large", "It is larger than `limits.value_bytes`, the namespace's `value_bytes`, or the bound on a batch's line. Nothing was stored.";
+    TooLarge, "too-large", 413, false, "The content is too large", "It is larger than `limits.value_bytes`, the namespace's `value_bytes`, or a bound on batches: `limits.batch_bytes_max`, `limits.batch_lines_max`, or a line that could hold no allowed value. Nothing was stored of what is refused so.";
     UnsupportedMedia, "unsupported-media-type", 415, false, "The content's type or coding is not taken here", "The detail says what is taken.";
     RangeNotSatisfiable, "range-not-satisfiable", 416, false, "The range lies outside the value", "`Content-Range` tells the value's length.";
     KeyReused, "idempotency-key-reused", 422, false, "The Idempotency-Key was used for another request", "Each new write needs a new key; only an identical repeat may carry an old one.";
@@ -64,6 +64,7 @@ kinds! {
     Deadline, "deadline", 503, true, "The time ran out", "Nothing was applied; safe to retry.";
     ClockSkew, "clock-skew", 503, true, "This daemon's clock is wrong", "It takes no writes until its clock is right again (500 ms from the cluster's at most). Ask another daemon. Nothing was applied.";
     NotReady, "not-ready", 503, true, "This daemon is not ready", "It is joining, leaving or full of connections. Ask another one, or try again a little later. Nothing was applied.";
+    TooBusy, "too-busy", 503, true, "This daemon is reading as many bodies as it can hold", "The bodies of all requests together take the memory set aside for them (`limits.body_bytes_in_flight`). Wait as long as `Retry-After` says. Nothing was applied.";
     OutcomeUnknown, "outcome-unknown", 504, true, "It is not known whether it was applied", "It may yet be applied. Repeat it with the same Idempotency-Key: it is then applied once.";
     StoreFull, "store-full", 507, false, "The store is full", "The durable budget is spent. Reads go on; writes to durable namespaces wait for deletes or a larger budget.";
 }

@@ -153,7 +153,7 @@ pub(crate) static ROUTES: &[Route] = &[
             headers: &["Isochrone-Consistency"],
             takes: NDJSON,
             gives: &[(200, NDJSON)],
-            problems: &[415],
+            problems: &[413, 415],
             ..operation("POST", "batch", "Many gets, puts and deletes: a JSON object a line, an answer each, in order")
         }],
         not_built: None,

@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::time::{Instant, timeout_at};
 
+use crate::budget::{BodyBudget, Held};
 use crate::command::Refusal;
 use crate::limits::EdgeLimits;
 use crate::meter::refused;
@@ -22,29 +23,50 @@ pub trait RequestBody: Body<Data = Bytes, Error: std::fmt::Display> + Send + Unp
 
 impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Send + Unpin + 'static> RequestBody for B {}
 
-/// The whole body. Refused as soon as it is known to be too large: by its `Content-Length`, without reading any of it, or while it comes.
-pub(crate) async fn whole<B: RequestBody>(headers: &HeaderMap, mut body: B, bytes_max: u64, limits: &EdgeLimits) -> Result<Bytes, Problem> {
+/// A body that is all here.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    pub(crate) bytes: Bytes,
+    /// Its part of the memory for bodies; to be kept until nobody needs the bytes any more.
+    pub(crate) held: Held,
+}
+
+/// The whole body. Refused as soon as it is known to be too large, or to find no room: by its `Content-Length`, without reading any of it, or
+/// while it comes.
+pub(crate) async fn whole<B: RequestBody>(
+    headers: &HeaderMap,
+    mut body: B,
+    bytes_max: u64,
+    limits: &EdgeLimits,
+    budget: &BodyBudget,
+) -> Result<Upload, Problem> {
     let announced = announced(headers).or(body.size_hint().exact());
-    if announced.is_some_and(|length| length > bytes_max) {
-        return Err(too_large(bytes_max));
-    }
+    check_length(announced, bytes_max)?;
+    let mut held = budget.hold(announced.unwrap_or(0))?;
     let mut pace = Pace::start(limits);
-    let Some(first) = next(&mut body, &mut pace).await? else { return Ok(Bytes::new()) };
-    if first.len() as u64 > bytes_max {
-        return Err(too_large(bytes_max));
-    }
+    let Some(first) = next(&mut body, &mut pace).await? else { return Ok(Upload { bytes: Bytes::new(), held }) };
+    take_in(&mut held, announced, first.len() as u64, bytes_max)?;
     if body.is_end_stream() || announced == Some(first.len() as u64) {
-        return Ok(first);
+        return Ok(Upload { bytes: first, held });
     }
     let mut all = BytesMut::with_capacity(announced.map_or(first.len() * 2, |length| (length as usize).min(AHEAD_BYTES_MAX)));
     all.extend_from_slice(&first);
     while let Some(bytes) = next(&mut body, &mut pace).await? {
-        if (all.len() + bytes.len()) as u64 > bytes_max {
-            return Err(too_large(bytes_max));
-        }
+        take_in(&mut held, announced, (all.len() + bytes.len()) as u64, bytes_max)?;
         all.extend_from_slice(&bytes);
     }
-    Ok(all.freeze())
+    Ok(Upload { bytes: all.freeze(), held })
+}
+
+/// 413 where the length, so far as it is known, is more than allowed.
+pub(crate) fn check_length(length: Option<u64>, bytes_max: u64) -> Result<(), Problem> {
+    if length.is_some_and(|length| length > bytes_max) { Err(too_large(bytes_max)) } else { Ok(()) }
+}
+
+/// Holds what has come so far, and not less than what was announced.
+fn take_in(held: &mut Held, announced: Option<u64>, so_far: u64, bytes_max: u64) -> Result<(), Problem> {
+    check_length(Some(so_far), bytes_max)?;
+    held.hold(so_far.max(announced.unwrap_or(0)))
 }
 
 /// The next bytes of the body; `None` at its end.
@@ -105,11 +127,13 @@ impl Pace {
     }
 }
 
-fn announced(headers: &HeaderMap) -> Option<u64> {
+/// The length that the header announces.
+pub(crate) fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn too_large(bytes_max: u64) -> Problem {
+/// 413.
+pub(crate) fn too_large(bytes_max: u64) -> Problem {
     refused("body_bytes");
     Problem::from(Refusal::ValueTooLarge { bytes_max })
 }

@@ -23,6 +23,7 @@ mod list;
 mod meters;
 mod operator;
 mod options;
+mod plan;
 mod read;
 mod run;
 mod sender;

@@ -161,15 +161,16 @@ impl Core {
     async fn apply_file(&self, request: ApplyRequest) -> Result<Applied, OperatorRefusal> {
         let (spec, changes) = self.judge_file(&request)?;
         let changed = !changes.is_empty();
+        let plan = self.plan_of_file(&changes)?;
         let changes = changes.iter().map(ToString::to_string).collect();
         if request.dry_run || !changed {
             let revision = self.council.state().file.revision;
-            return Ok(Applied { revision, changed, dry_run: request.dry_run, changes, plan: None });
+            return Ok(Applied { revision, changed, dry_run: request.dry_run, changes, plan });
         }
         let expected_revision = request.expected_revision;
         let command = Command::ApplyFile { text: request.text, expected_revision, width: spec.replica_width() };
         self.council.propose(command, self.options.propose_deadline).await.map_err(operator_refusal)?;
-        Ok(Applied { revision: self.council.state().file.revision, changed, dry_run: false, changes, plan: None })
+        Ok(Applied { revision: self.council.state().file.revision, changed, dry_run: false, changes, plan })
     }
 
     fn replica_views(&self, nodes: impl Iterator<Item = NodeId>) -> Vec<ReplicaView> {
@@ -284,6 +285,10 @@ impl Operator for Node {
 
     fn placement(&self) -> serde_json::Value {
         self.core.placement_value()
+    }
+
+    fn plan(&self, change: &str) -> Result<serde_json::Value, OperatorRefusal> {
+        self.core.plan(change)
     }
 
     fn placement_of(&self, ns: &Namespace, key: &Key) -> Result<KeyPlacement, OperatorRefusal> {

@@ -4,6 +4,9 @@
 //!   body --> Lines --> one future a line, at most `batch_ahead` --> answers in order --> body of the response
 //! ```
 //!
+//! A batch whose length is announced is refused at once where it is too long or finds no room. Where it is not, the answers have begun by then,
+//! so the last line's answer says it.
+//!
 //! Nothing is read while `batch_ahead` lines wait, so a client must read while it sends. Lines for one key run one after the other.
 
 use std::collections::BTreeMap;
@@ -26,6 +29,7 @@ use super::write::{Intent, preconditions_in};
 use super::{Api, Asked, level_in, remember, within};
 use crate::auth::{Identity, Right};
 use crate::body::ResponseBody;
+use crate::budget::Held;
 use crate::command::{Glance, IdempotencyKey, Level, Matcher, Preconditions, ReadCommand, Refusal, WriteOp};
 use crate::fields;
 use crate::limits::EdgeLimits;
@@ -43,9 +47,14 @@ impl Api {
         check_type(asked.parts.headers.get(CONTENT_TYPE))?;
         let level = fields::level(&asked.parts.headers, asked.query.text("consistency")?)?;
         let limits = self.0.limits.clone();
+        let announced = upload::announced(&asked.parts.headers).or(body.size_hint().exact());
+        upload::check_length(announced, limits.batch_bytes)?;
+        // No more of a batch is in memory at a time than what is worked on and one line.
+        let least = announced.unwrap_or(0).min(limits.batch_ahead_bytes as u64);
+        let memory = Memory { held: self.0.bodies.hold(least)?, least };
         let batch = Batch {
             worker: Worker { api: self.clone(), identity: asked.identity, level },
-            lines: Lines::new(body, &limits),
+            lines: Lines::new(body, &limits, memory),
             limits,
             ahead: FuturesOrdered::new(),
             ahead_bytes: 0,
@@ -112,7 +121,7 @@ impl<B: RequestBody> Batch<B> {
             tokio::select! {
                 biased;
                 Some(done) = self.ahead.next(), if !self.ahead.is_empty() => return Some(self.finish(done)),
-                line = self.lines.next(), if may_read => self.take(line),
+                line = self.lines.next(self.ahead_bytes), if may_read => self.take(line),
                 else => return None,
             }
         }
@@ -133,6 +142,12 @@ impl<B: RequestBody> Batch<B> {
             }
         };
         self.count += 1;
+        let (bytes, parsed) = if self.count > self.limits.batch_lines as u64 {
+            self.is_ended = true;
+            (0, Err(too_many(self.limits.batch_lines)))
+        } else {
+            (bytes, parsed)
+        };
         self.ahead_bytes += bytes;
         let number = self.count;
         match parsed {
@@ -182,15 +197,37 @@ fn too_long(bytes_max: usize) -> Problem {
     Kind::TooLarge.because(format!("a line of a batch has at most {bytes_max} bytes"))
 }
 
+fn too_many(lines_max: usize) -> Problem {
+    refused("batch_lines");
+    Kind::TooLarge.because(format!("a batch has at most {lines_max} lines; this one and those after it were not carried out"))
+}
+
 fn refusal(op: &'static str, problem: &Problem) -> Value {
     counter!("isochrone_http_batch_lines_total", "op" => op, "outcome" => "refused").increment(1);
     json!({ "status": problem.kind.status_code(), "problem": problem.to_json() })
+}
+
+/// A batch's part of the memory for bodies.
+pub(super) struct Memory {
+    held: Held,
+    /// Never less than this, so that what was announced finds its room.
+    least: u64,
+}
+
+impl Memory {
+    fn hold(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.held.hold(self.least.max(bytes as u64))
+    }
 }
 
 /// Cuts a body into lines.
 pub(super) struct Lines<B> {
     body: B,
     pace: Pace,
+    memory: Memory,
+    /// So many bytes may still come.
+    body_bytes_left: u64,
+    body_bytes_max: u64,
     buffer: BytesMut,
     /// So many bytes of the buffer hold no line's end.
     searched: usize,
@@ -211,13 +248,23 @@ pub(super) enum Line {
 }
 
 impl<B: RequestBody> Lines<B> {
-    pub(super) fn new(body: B, limits: &EdgeLimits) -> Self {
-        let pace = Pace::of_stream(limits);
-        Self { body, pace, buffer: BytesMut::new(), searched: 0, bytes_max: limits.batch_line_bytes, is_skipping: false, is_over: false }
+    pub(super) fn new(body: B, limits: &EdgeLimits, memory: Memory) -> Self {
+        Self {
+            body,
+            pace: Pace::of_stream(limits),
+            memory,
+            body_bytes_left: limits.batch_bytes,
+            body_bytes_max: limits.batch_bytes,
+            buffer: BytesMut::new(),
+            searched: 0,
+            bytes_max: limits.batch_line_bytes,
+            is_skipping: false,
+            is_over: false,
+        }
     }
 
-    /// The next line; `None` after the last. Safe to drop half way.
-    pub(super) async fn next(&mut self) -> Option<Line> {
+    /// The next line; `None` after the last. `ahead_bytes` of lines that were given are still worked on. Safe to drop half way.
+    pub(super) async fn next(&mut self, ahead_bytes: usize) -> Option<Line> {
         self.pace.wait_anew();
         loop {
             if let Some(line) = self.cut() {
@@ -226,18 +273,28 @@ impl<B: RequestBody> Lines<B> {
             if self.is_over {
                 return None;
             }
-            match upload::next(&mut self.body, &mut self.pace).await {
-                Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
-                Ok(None) => self.is_over = true,
-                Err(problem) => {
-                    self.is_over = true;
-                    self.buffer.clear();
-                    self.searched = 0;
-                    self.is_skipping = false;
-                    return Some(Line::Broken(problem));
-                }
+            if let Err(problem) = self.read(ahead_bytes).await {
+                self.is_over = true;
+                self.buffer.clear();
+                self.searched = 0;
+                self.is_skipping = false;
+                return Some(Line::Broken(problem));
             }
         }
+    }
+
+    /// Reads on, as far as the body's bounds allow.
+    async fn read(&mut self, ahead_bytes: usize) -> Result<(), Problem> {
+        self.memory.hold(self.buffer.len() + ahead_bytes)?;
+        let Some(bytes) = upload::next(&mut self.body, &mut self.pace).await? else {
+            self.is_over = true;
+            return Ok(());
+        };
+        let left = self.body_bytes_left.checked_sub(bytes.len() as u64);
+        self.body_bytes_left = left.ok_or_else(|| upload::too_large(self.body_bytes_max))?;
+        self.memory.hold(self.buffer.len() + bytes.len() + ahead_bytes)?;
+        self.buffer.extend_from_slice(&bytes);
+        Ok(())
     }
 
     /// A line out of what is in the buffer.
@@ -472,6 +529,7 @@ pub(super) fn text_or_base64(bytes: &[u8], text: &'static str, base64: &'static 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::BodyBudget;
     use http_body_util::{Full, StreamBody};
     use hyper::body::Frame;
     use proptest::prelude::*;
@@ -481,13 +539,17 @@ mod tests {
         EdgeLimits { batch_line_bytes: line, ..EdgeLimits::default() }
     }
 
+    fn memory(bytes: u64) -> Memory {
+        Memory { held: BodyBudget::new(bytes).hold(0).expect("nothing is held"), least: 0 }
+    }
+
     fn lines_of(chunks: Vec<Vec<u8>>, line_max: usize) -> Vec<Line> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let frames = chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Frame::data(Bytes::from(chunk))));
         runtime.block_on(async move {
-            let mut lines = Lines::new(StreamBody::new(stream::iter(frames)), &limits(line_max));
+            let mut lines = Lines::new(StreamBody::new(stream::iter(frames)), &limits(line_max), memory(1000));
             let mut all = Vec::new();
-            while let Some(line) = lines.next().await {
+            while let Some(line) = lines.next(0).await {
                 all.push(line);
             }
             all
@@ -504,15 +566,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_falls_silent_in_the_midst_of_a_line_breaks_off_without_it() {
         let frames = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from("a\nhalf")))]).chain(stream::pending());
-        let mut lines = Lines::new(StreamBody::new(frames), &limits(100));
-        assert_eq!(lines.next().await, Some(Line::Text(Bytes::from("a"))));
-        assert!(matches!(lines.next().await, Some(Line::Broken(problem)) if problem.kind == Kind::TooSlow));
-        assert_eq!(lines.next().await, None);
+        let mut lines = Lines::new(StreamBody::new(frames), &limits(100), memory(1000));
+        assert_eq!(lines.next(0).await, Some(Line::Text(Bytes::from("a"))));
+        assert!(matches!(lines.next(0).await, Some(Line::Broken(problem)) if problem.kind == Kind::TooSlow));
+        assert_eq!(lines.next(0).await, None);
     }
 
     #[tokio::test]
     async fn an_empty_body_has_no_lines() {
-        assert_eq!(Lines::new(Full::new(Bytes::new()), &limits(9)).next().await, None);
+        assert_eq!(Lines::new(Full::new(Bytes::new()), &limits(9), memory(1000)).next(0).await, None);
     }
 
     proptest! {

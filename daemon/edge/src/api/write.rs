@@ -15,7 +15,7 @@ use crate::command::{IdempotencyKey, Level, Matcher, Mode, NamespaceView, Precon
 use crate::fields::{self, IDEMPOTENT_REPLAYED};
 use crate::problem::{Kind, Problem};
 use crate::route::namespace_and_key;
-use crate::upload::{self, RequestBody};
+use crate::upload::{self, RequestBody, Upload};
 
 /// The longest `Content-Type` that is kept, in bytes.
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
@@ -39,9 +39,10 @@ impl Api {
         check_content(headers)?;
         let content_type = content_type(headers)?;
         let ttl = fields::effective_ttl(fields::requested_ttl(headers, asked.query.text("ttl")?)?, &view)?;
-        let value = upload::whole(headers, body, view.value_bytes, &self.0.limits).await?;
+        let Upload { bytes: value, held } = upload::whole(headers, body, view.value_bytes, &self.0.limits, &self.0.bodies).await?;
         let op = WriteOp::Put { value, content_type, ttl };
         let written = self.write(Intent { ns, key, op, preconditions, idempotency_key, level }).await?;
+        drop(held);
         let status = if written.created == Some(true) { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
         let mut answer = written_headers(&written);
         answer.insert(ETAG, fields::value(|out| fields::put_etag(out, &written.version)));

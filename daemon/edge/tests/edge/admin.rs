@@ -88,6 +88,14 @@ impl Operator for Daemon {
         json!({ "epoch": 1 })
     }
 
+    fn plan(&self, change: &str) -> Result<Value, OperatorRefusal> {
+        match change.split_once('=') {
+            Some(("add", place)) => Ok(json!({ "change": { "add": place }, "moved": { "slots": 1365 } })),
+            Some(("remove", _)) => Err(OperatorRefusal::NotFound("no such member".into())),
+            _ => Err(OperatorRefusal::Invalid("no such change".into())),
+        }
+    }
+
     fn placement_of(&self, ns: &Namespace, key: &Key) -> Result<KeyPlacement, OperatorRefusal> {
         if ns.as_str() != "data" {
             return Err(OperatorRefusal::NotFound("no such namespace".into()));
@@ -202,6 +210,11 @@ async fn an_operator_sees_the_cluster() {
     assert_eq!(status.members, [member()]);
     assert_eq!(get(&admin, "/v1/admin/members").await.json()["members"][0]["region"], "us-east");
     assert_eq!(get(&admin, "/v1/admin/placement").await.json()["epoch"], 1);
+    let plan = get(&admin, "/v1/admin/placement?plan=add=eu-west%2Fa%3A200").await.json();
+    assert_eq!((&plan["change"]["add"], &plan["moved"]["slots"]), (&json!("eu-west/a:200"), &json!(1365)));
+    assert_eq!(get(&admin, "/v1/admin/placement?plan=remove=7").await.problem(), "no-such-thing");
+    assert_eq!(get(&admin, "/v1/admin/placement?plan=nonsense").await.problem(), "invalid-document");
+    assert_eq!(get(&admin, "/v1/admin/placement?plann=add=x").await.problem(), "malformed");
     assert_eq!(get(&admin, "/v1/admin/placement/data/a/b%20c").await.json()["key"], "a/b c");
     assert_eq!(get(&admin, "/v1/admin/placement/none/a").await.problem(), "no-such-thing");
     assert!(get(&admin, "/v1/admin/round-trips").await.json()["round_trip_ms"].is_object());

@@ -11,7 +11,7 @@ use hyper::body::Frame;
 use isochrone_edge::{Auth, EdgeLimits};
 use serde_json::{Value, json};
 
-use crate::model::{Client, Model, api};
+use crate::model::{Answer, Client, Model, api};
 
 async fn batch(client: &Client, lines: &str) -> Vec<Value> {
     let answer = client.ask("POST", "/v1/batch", &[("content-type", "application/x-ndjson; charset=utf-8")], lines.to_owned()).await;
@@ -110,4 +110,55 @@ async fn answers_come_while_lines_are_still_sent_and_no_more_is_read_than_is_wor
     let mut body = api.handle(request).await.into_body();
     let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
     assert!(first.starts_with(b"{"), "an answer to an endless batch: {first:?}");
+}
+
+/// Lines in frames of one line each, of a length that is not announced.
+fn unannounced(lines: usize) -> Request<StreamBody<stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>>> {
+    let line =
+        |n: usize| Frame::data(Bytes::from(json!({"op": "put", "ns": "data", "key": n.to_string(), "text": "1"}).to_string() + "\n"));
+    let frames = stream::iter((0..lines).map(move |n| Ok(line(n))));
+    Request::post("/v1/batch").body(StreamBody::new(frames.boxed())).unwrap()
+}
+
+async fn statuses(api: &isochrone_edge::Api, lines: usize) -> (Vec<u64>, Value) {
+    let answer = Answer::of(api.handle(unannounced(lines)).await).await;
+    let answers: Vec<Value> = answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    (answers.iter().map(|answer| answer["status"].as_u64().unwrap()).collect(), answers.last().unwrap().clone())
+}
+
+#[tokio::test]
+async fn a_line_beyond_the_most_is_413_and_ends_the_batch() {
+    let model = Model::new();
+    let api = api(&model, Auth::none(), EdgeLimits { batch_lines: 3, ..EdgeLimits::default() });
+    assert_eq!(statuses(&api, 3).await.0, [204; 3]);
+    assert_eq!(statuses(&api, 9).await.0, [204, 204, 204, 413]);
+    assert_eq!(model.writes(), 6);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_long_is_413_at_once_where_it_says_so_and_at_its_end_where_not() {
+    let model = Model::new();
+    let line = json!({"op": "put", "ns": "data", "key": "0", "text": "1"}).to_string() + "\n";
+    let limits = EdgeLimits { batch_bytes: 2 * line.len() as u64, ..EdgeLimits::default() };
+    let client = Client { api: api(&model, Auth::none(), limits), model };
+    let announced = client.ask("POST", "/v1/batch", &[], line.repeat(3)).await;
+    assert_eq!((announced.status, announced.problem().as_str(), client.model.writes()), (413, "too-large", 0));
+    assert_eq!(client.ask("POST", "/v1/batch", &[], line.repeat(2)).await.status, 200);
+    assert_eq!(statuses(&client.api, 3).await.0, [204, 204, 413]);
+}
+
+#[tokio::test]
+async fn a_batch_that_finds_no_room_is_503_and_what_was_held_comes_back() {
+    let model = Model::new();
+    let line = json!({"op": "put", "ns": "data", "key": "0", "text": "1"}).to_string() + "\n";
+    let limits = EdgeLimits { bodies_bytes: 3 * line.len() as u64, ..EdgeLimits::default() };
+    let client = Client { api: api(&model, Auth::none(), limits), model };
+    let announced = client.ask("POST", "/v1/batch", &[], line.repeat(4)).await;
+    assert_eq!((announced.status, announced.problem().as_str(), announced.field("retry-after")), (503, "too-busy", "1"));
+    *client.model.delay.lock().unwrap() = Some(Duration::from_millis(1));
+    let (all, last) = statuses(&client.api, 9).await;
+    assert_eq!((all.len(), all.last(), &last["problem"]["type"]), (4, Some(&503), &json!("/problems/too-busy")), "{all:?}");
+    for _ in 0..3 {
+        assert_eq!(client.ask("POST", "/v1/batch", &[], line.repeat(3)).await.status, 200);
+    }
 }

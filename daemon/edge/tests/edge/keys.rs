@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use isochrone_edge::Refusal;
+use isochrone_edge::{Auth, EdgeLimits, Refusal};
 
-use crate::model::Client;
+use crate::model::{Client, Model, api};
 
 #[tokio::test]
 async fn a_value_comes_back_as_it_was_written_with_its_type_and_a_receipt() {
@@ -322,4 +322,18 @@ async fn openapi_describes_what_the_routes_do() {
     for path in ["/v1/kv/{ns}/{key}", "/v1/kv/{ns}", "/v1/batch", "/openapi.json", "/problems/{name}"] {
         assert!(paths.contains_key(path), "{path}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_finds_no_room_beside_others_is_503_until_they_are_done() {
+    let model = Model::new();
+    *model.delay.lock().unwrap() = Some(Duration::from_secs(2));
+    let limits = EdgeLimits { bodies_bytes: 100, ..EdgeLimits::default() };
+    let client = Client { api: api(&model, Auth::none(), limits), model };
+    let (first, second) =
+        tokio::join!(client.ask("PUT", "/v1/kv/data/a", &[], "x".repeat(60)), client.ask("PUT", "/v1/kv/data/b", &[], "x".repeat(41)),);
+    assert_eq!((first.status, second.status, second.problem().as_str()), (204, 503, "too-busy"));
+    assert_eq!(second.field("retry-after"), "1");
+    assert_eq!(client.ask("PUT", "/v1/kv/data/b", &[], "x".repeat(100)).await.status, 204);
+    assert_eq!(client.model.writes(), 2);
 }
