@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow};
 use isochrone_config::{Loaded, LogFormat, NodeSettings, Problems, TlsFiles};
 use isochrone_edge::{Admin, AdminListener, Api, Auth, Backend, ClientListener, ListenerOptions, Operator, Reloaded, Tls};
-use isochrone_gossip::{Credentials, MeshOptions, PeerIdentity};
+use isochrone_gossip::{Credentials, MeshOptions, PeerIdentity, Sockets};
 use isochrone_ident::WallMicros;
 use isochrone_placement::Capacity;
 use isochrone_store::{Medium, Store};
@@ -97,6 +97,7 @@ struct Live {
     filter: FilterHandle,
     auth: Arc<Auth>,
     cluster_tokens: Mutex<Vec<isochrone_config::Token>>,
+    emulation: Option<super::EmulatedNetwork>,
     tls: Vec<Arc<Tls>>,
 }
 
@@ -115,6 +116,9 @@ impl Live {
         let diff = isochrone_config::reload_diff(&lock(&self.loaded), &new);
         let filter = EnvFilter::try_new(&new.settings.log.filter).map_err(|e| format!("log.filter: {e}"))?;
         self.filter.reload(filter).map_err(|e| e.to_string())?;
+        if let Some(network) = self.emulation.as_ref().filter(|_| diff.live.iter().any(|change| change.key == "emulation.links")) {
+            network.lay(settings::links(&new.settings));
+        }
         *lock(&self.loaded) = new;
         self.publish_tokens();
         let keys = |changes: &[isochrone_config::KeyChange]| changes.iter().map(|c| c.key.to_owned()).collect();
@@ -127,6 +131,7 @@ async fn daemon(loaded: Loaded, again: LoadAgain, filter: FilterHandle, metrics:
     let (end, ended) = watch::channel(None::<String>);
     let environment = environment(&end);
     let (http_tls, admin_tls) = (tls(settings.http.tls.as_ref())?, tls(settings.admin.tls.as_ref())?);
+    let (sockets, emulation) = settings::sockets(&settings, environment.seed);
     let open = settings.auth.mode == Some(isochrone_config::AuthMode::None) || settings.auth.mode.is_none();
     let auth = Arc::new(if open { Auth::none() } else { Auth::tokens(settings::tokens(&settings.auth.token)) });
     let live = Arc::new(Live {
@@ -135,9 +140,10 @@ async fn daemon(loaded: Loaded, again: LoadAgain, filter: FilterHandle, metrics:
         filter,
         auth: Arc::clone(&auth),
         cluster_tokens: Mutex::default(),
+        emulation: emulation.clone(),
         tls: [&http_tls, &admin_tls].into_iter().flatten().cloned().collect(),
     });
-    let node = start_node(&settings, environment.clone(), &live, &end).await?;
+    let node = start_node(&settings, environment.clone(), sockets, &live, &end).await?;
     let limits = settings::edge_limits(&settings);
     let api = Api::new(Arc::new(node.clone()) as Arc<dyn Backend>, Arc::clone(&auth), limits.clone(), Arc::clone(&environment.wall));
     let render = {
@@ -146,8 +152,9 @@ async fn daemon(loaded: Loaded, again: LoadAgain, filter: FilterHandle, metrics:
     };
     let admin = Admin::new(Arc::new(node.clone()) as Arc<dyn Operator>, auth, limits.clone(), render);
     let options = |address, tls, threads| ListenerOptions { address, threads, tls, limits: limits.clone() };
-    let admin_listener = AdminListener::start(&options(settings.admin.listen, admin_tls, 1), admin).context("admin.listen")?;
     let listener = ClientListener::start(&options(settings.http.listen, http_tls, settings.http.threads), api).context("http.listen")?;
+    // After the clients' listener: who is told that the daemon is ready may come at once.
+    let admin_listener = AdminListener::start(&options(settings.admin.listen, admin_tls, 1), admin).context("admin.listen")?;
     tracing::info!(http = %settings.http.listen, admin = %settings.admin.listen, "serving");
     let reason = attend(&node, ended, &metrics).await;
     let drain = settings::drain_timeout(&settings);
@@ -175,6 +182,7 @@ fn tls(files: Option<&TlsFiles>) -> anyhow::Result<Option<Arc<Tls>>> {
 async fn start_node(
     settings: &NodeSettings,
     environment: Environment,
+    sockets: Arc<dyn Sockets>,
     live: &Arc<Live>,
     end: &watch::Sender<Option<String>>,
 ) -> anyhow::Result<Node> {
@@ -186,7 +194,6 @@ async fn start_node(
     std::fs::create_dir_all(&settings.node.data_dir).with_context(|| format!("node.data_dir {}", settings.node.data_dir.display()))?;
     let store = open_store(settings, &environment).await?;
     let council = open_council(&settings.node.data_dir)?;
-    let (sockets, emulation) = settings::sockets(settings, environment.seed);
     let credentials = Credentials::Files { certificate: files.cert, key: files.key, authorities: files.ca };
     let parts = NodeParts {
         mesh: mesh_options(settings, identity.clone(), credentials, &environment),
@@ -196,7 +203,7 @@ async fn start_node(
         store,
         council,
         sockets,
-        hooks: hooks(live, end, emulation),
+        hooks: hooks(live, end),
         council_options: {
             let settings = settings.clone();
             Box::new(move |options| settings::council_options(&settings, options))
@@ -223,7 +230,7 @@ fn mesh_options(settings: &NodeSettings, identity: PeerIdentity, credentials: Cr
     })
 }
 
-fn hooks(live: &Arc<Live>, end: &watch::Sender<Option<String>>, emulation: Option<super::EmulatedNetwork>) -> Hooks {
+fn hooks(live: &Arc<Live>, end: &watch::Sender<Option<String>>) -> Hooks {
     let (for_config, for_reload, for_tokens, end) = (Arc::clone(live), Arc::clone(live), Arc::clone(live), end.clone());
     Hooks {
         config: Box::new(move || lock(&for_config.loaded).effective().to_json()),
@@ -235,7 +242,7 @@ fn hooks(live: &Arc<Live>, end: &watch::Sender<Option<String>>, emulation: Optio
             *lock(&for_tokens.cluster_tokens) = tokens.to_vec();
             for_tokens.publish_tokens();
         }),
-        emulation,
+        emulation: live.emulation.clone(),
     }
 }
 
