@@ -41,13 +41,16 @@ pub struct Region {
     pub data: PathBuf,
 }
 
+/// Milliseconds from a region to each other one.
+type OneWayMs = BTreeMap<String, BTreeMap<String, f64>>;
+
 /// The running regions. They end with this value.
 #[derive(Debug)]
 pub struct Cluster {
     dev: Process,
     /// In the order in which `dev` tells of them.
     pub regions: Vec<Region>,
-    one_way_ms: BTreeMap<String, BTreeMap<String, f64>>,
+    one_way_ms: OneWayMs,
     /// From the start of the process to its line that all is ready.
     pub ready_after: Duration,
     /// Removed last.
@@ -57,7 +60,7 @@ pub struct Cluster {
 #[derive(Debug, Deserialize)]
 struct ReadyLine {
     regions: Vec<RegionLine>,
-    one_way_ms: BTreeMap<String, BTreeMap<String, f64>>,
+    one_way_ms: OneWayMs,
 }
 
 #[derive(Debug, Deserialize)]
@@ -172,18 +175,19 @@ impl Region {
         Ok(true)
     }
 
-    /// Whether its admin listener says that it is ready.
+    /// Whether it says that it is ready, and takes clients.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        is_ready(self.admin)
+        is_ready(self.admin, self.http)
     }
 }
 
-/// Whether a daemon says on its admin listener that it is ready.
+/// Whether a daemon says on its admin listener that it is ready, and takes clients on the other.
 #[must_use]
-pub fn is_ready(admin: SocketAddr) -> bool {
-    let wire = Wire::connect(admin, Duration::from_secs(2));
-    wire.and_then(|mut wire| wire.ask(&wire::get("/readyz")).map(|answer| answer.status == 200)).unwrap_or(false)
+pub fn is_ready(admin: SocketAddr, http: SocketAddr) -> bool {
+    let patience = Duration::from_secs(2);
+    let said = Wire::connect(admin, patience).and_then(|mut wire| wire.ask(&wire::get("/readyz")).map(|answer| answer.status));
+    said.is_ok_and(|status| status == 200) && Wire::connect(http, patience).is_ok()
 }
 
 /// The first line of a process's stdout. What follows is read and thrown away, so that the process never waits for it.
@@ -198,7 +202,7 @@ fn first_line(process: &mut Process, patience: Duration) -> Result<String, Failu
     line.recv_timeout(patience).map_err(|_| format!("`dev` did not become ready:\n{}", process.last_words()).into())
 }
 
-fn understood(line: &str) -> Result<(Vec<Region>, BTreeMap<String, BTreeMap<String, f64>>), Failure> {
+fn understood(line: &str) -> Result<(Vec<Region>, OneWayMs), Failure> {
     let line: ReadyLine = serde_json::from_str(line).map_err(|error| format!("`dev` said {line:?}: {error}"))?;
     let regions = line.regions.into_iter().map(|region| {
         let (http, admin) = (address(&region.http)?, address(&region.admin)?);

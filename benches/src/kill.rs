@@ -6,8 +6,9 @@
 //! every write that was acknowledged before its start, in that version; the time counts from the start of its process to
 //! the end of that listing. At the end every acknowledged write is read from all three, value and entity tag compared.
 
+use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -18,7 +19,7 @@ use crate::cluster::{Cluster, PATIENCE, Region};
 use crate::latency::Latencies;
 use crate::listing::{self, Keys};
 use crate::pace::{Schedule, wait_until};
-use crate::process::send;
+use crate::process::{Process, send};
 use crate::setup::Setup;
 use crate::single::serve;
 use crate::table::{Table, time};
@@ -38,6 +39,8 @@ const CAUGHT_UP_MAX: Duration = Duration::from_secs(120);
 const WRITERS: u32 = 4;
 /// So many of the newest keys are asked for, to see that the restarted daemon serves them itself.
 const NEWEST: usize = 64;
+/// So many keys are looked for one by one, before a whole listing is.
+const PROBES: usize = 200;
 /// Bytes of a value.
 const VALUE_BYTES: usize = 200;
 
@@ -90,7 +93,9 @@ struct Requests {
 #[derive(Debug)]
 struct Return {
     before: usize,
-    ready: Duration,
+    ready: Option<Duration>,
+    /// The first half of the probes, in the order of their writes.
+    half: Option<Duration>,
     caught_up: Option<Duration>,
     serves_itself: bool,
 }
@@ -264,28 +269,52 @@ impl Client {
 }
 
 /// Starts the killed daemon again, and waits until it has what was acknowledged before.
-fn come_back(setup: &Setup, victim: &Region, load: &Load) -> Result<(Return, crate::process::Process), Failure> {
+fn come_back(setup: &Setup, victim: &Region, load: &Load) -> Result<(Return, Process), Failure> {
     let before = load.so_far();
+    let mut probes = spread(&before, PROBES);
     let started = Instant::now();
     let mut daemon = serve(&setup.binary, &victim.data.join("node.toml"), &log_of(&victim.data))?;
-    let mut ready = None;
-    let mut caught_up = None;
+    let (mut ready, mut half, mut caught_up) = (None, None, None);
+    let half_of_them = probes.len() / 2;
     while caught_up.is_none() && started.elapsed() < CAUGHT_UP_MAX {
         if daemon.has_ended() {
             return Err(format!("the daemon of {} did not start again:\n{}", victim.name, daemon.last_words()).into());
         }
         ready = ready.or_else(|| victim.is_ready().then(|| started.elapsed()));
-        let has_all = listing::keys(victim.http, "kill/").is_ok_and(|keys| missing(&before, &keys) == 0);
+        // Whole listings only once it is likely: they would take the time that catching up needs.
+        let _ = still_absent(victim, &mut probes);
+        half = half.or_else(|| (probes.len() <= half_of_them).then(|| started.elapsed()));
+        let has_all = probes.is_empty() && listing::keys(victim.http, "kill/").is_ok_and(|keys| missing(&before, &keys) == 0);
         caught_up = has_all.then(|| started.elapsed());
         thread::sleep(PAUSE);
     }
-    let ready = ready.unwrap_or_else(|| started.elapsed());
     let newest = before.iter().rev().take(NEWEST).map(|one| one.key.clone());
     let serves_itself = caught_up.is_some() && victim.serves_itself(newest)?;
-    Ok((Return { before: before.len(), ready, caught_up, serves_itself }, daemon))
+    Ok((Return { before: before.len(), ready, half, caught_up, serves_itself }, daemon))
 }
 
-fn log_of(data: &Path) -> std::path::PathBuf {
+/// So many of the writes, evenly spread, the newest the last.
+fn spread(writes: &[Acknowledged], count: usize) -> Vec<Acknowledged> {
+    let step = writes.len().div_ceil(count).max(1);
+    let mut chosen: Vec<_> = writes.iter().rev().step_by(step).cloned().collect();
+    chosen.reverse();
+    chosen
+}
+
+/// Takes off those that the daemon has in their version; it is asked for no more of them after the first that is absent.
+fn still_absent(region: &Region, probes: &mut Vec<Acknowledged>) -> io::Result<()> {
+    let mut wire = Wire::connect(region.http, ATTEMPT_MAX)?;
+    while let Some(one) = probes.first() {
+        let answer = wire.ask(&wire::get(&format!("/v1/kv/data/{}", one.key)))?;
+        if answer.status != 200 || answer.field("etag") != Some(&one.etag) {
+            return Ok(());
+        }
+        probes.remove(0);
+    }
+    Ok(())
+}
+
+fn log_of(data: &Path) -> PathBuf {
     data.join("daemon-again.log")
 }
 
@@ -313,7 +342,9 @@ fn tell_requests(table: &mut Table, region: &str, seen: &[(String, u32, Requests
 }
 
 fn tell_return(table: &mut Table, victim: &str, back: &Return) {
-    table.note(format!("{victim}: from start to ready"), time(back.ready));
+    let shown = |took: Option<Duration>| took.map_or_else(|| "never".to_owned(), time);
+    table.note(format!("{victim}: from start to ready"), shown(back.ready));
+    table.note(format!("{victim}: from start to the first half of the writes acknowledged before"), shown(back.half));
     let what = format!("{victim}: from start to all {} writes acknowledged before", back.before);
     match back.caught_up {
         Some(took) => table.at_most(what, TARGET_CAUGHT_UP, took),
@@ -367,6 +398,16 @@ mod tests {
         let keys = Keys::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "9".to_owned())]);
         let writes = [acknowledged("a", "1"), acknowledged("b", "2"), acknowledged("c", "3")];
         assert_eq!(missing(&writes, &keys), 2);
+    }
+
+    #[test]
+    fn probes_are_spread_and_end_with_the_newest() {
+        let writes: Vec<_> = (0..1000).map(|n| acknowledged(&format!("{n}"), "")).collect();
+        let probes = spread(&writes, 10);
+        assert_eq!(probes.len(), 10);
+        assert_eq!((probes[0].key.as_str(), probes[9].key.as_str()), ("99", "999"));
+        assert_eq!(spread(&writes[..3], 10).len(), 3);
+        assert!(spread(&[], 10).is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! starts with them.
 //!
 //! They are loaded by `POST /v1/batch` on a few connections, every line acknowledged after its sync. Start counts from the start of the process to the
-//! first 200 of `/readyz`, after an orderly stop and after SIGKILL; then keys all over the store are read back.
+//! first 200 of `/readyz` with an open client listener, after an orderly stop and after SIGKILL; then keys all over the store are read back.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -53,7 +53,7 @@ pub fn run(setup: &Setup, args: MillionArgs) -> Result<(), Failure> {
     table.note("start, empty", time(started.ready_after));
     table.note("memory, empty (VmRSS)", resident(&started)?);
     let before = Instant::now();
-    load(recipe.http, args)?;
+    load(recipe.http, args).map_err(|failure| explained(&failure, &mut started))?;
     let took = before.elapsed();
     let title = format!("load, batches of {}, {} connections", args.batch, args.connections);
     table.note(title, format!("{}, {}", time(took), rate(args.keys, took)));
@@ -70,13 +70,19 @@ pub fn run(setup: &Setup, args: MillionArgs) -> Result<(), Failure> {
 }
 
 fn restart(recipe: &Recipe, keys: u64, when: &str, table: &mut Table) -> Result<Started, Failure> {
-    let started = recipe.start()?;
+    let mut started = recipe.start()?;
     table.judge(format!("start {when}"), "stated", time(started.ready_after), true);
     table.judge(format!("memory {when}"), "stated", resident(&started)?, true);
-    let (absent, count) = absent(recipe.http, keys)?;
+    let (absent, count) = absent(recipe.http, keys).map_err(|failure| explained(&failure, &mut started))?;
     table.none(format!("of {count} keys read back {when}: absent or wrong"), absent);
     table.note(format!("memory, these read, {when}"), resident(&started)?);
     Ok(started)
+}
+
+/// A failure, with whether the daemon still runs and what it last said.
+fn explained(failure: &Failure, started: &mut Started) -> Failure {
+    let state = if started.daemon.has_ended() { "has ended" } else { "still runs" };
+    format!("{failure}; the daemon {state}:\n{}", started.daemon.last_words()).into()
 }
 
 fn resident(started: &Started) -> Result<String, Failure> {

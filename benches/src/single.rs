@@ -34,7 +34,7 @@ pub struct Recipe {
 pub struct Started {
     /// The daemon. It ends with this value.
     pub daemon: Process,
-    /// From the start of the process to the first 200 of `/readyz`.
+    /// From the start of the process to the first 200 of `/readyz` with an open client listener.
     pub ready_after: Duration,
 }
 
@@ -61,7 +61,7 @@ impl Recipe {
     pub fn start(&self) -> Result<Started, Failure> {
         let started = Instant::now();
         let mut daemon = serve(&self.binary, &self.config, &self.log)?;
-        while !is_ready(self.admin) {
+        while !is_ready(self.admin, self.http) {
             if daemon.has_ended() || started.elapsed() > READY_MAX {
                 return Err(format!("the daemon did not become ready:\n{}", daemon.last_words()).into());
             }
