@@ -20,6 +20,7 @@ pub mod faults;
 pub mod history;
 pub mod net;
 pub mod oracle;
+pub mod process;
 pub mod run;
 pub mod shape;
 pub mod shared;

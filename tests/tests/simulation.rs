@@ -1,0 +1,115 @@
+//! Whole clusters in virtual time, each from one seed. The long form is `cargo run --release -p tests --bin sim -- --help`.
+
+#![allow(unexpected_cfgs, reason = "tokio_unstable is tokio's own")]
+
+use std::thread;
+use std::time::Duration;
+
+use isochrone::node::Mutation;
+use tests::faults::{Fault, Planned};
+use tests::run::{Outcome, Plan, run};
+use tests::shape::Shape;
+
+/// How long things break in one seed.
+const TIME: Duration = Duration::from_secs(12);
+
+/// Runs a plan on a thread of its own, whose name says its seed.
+fn run_alone(plan: Plan) -> Outcome {
+    let name = format!("seed {}", plan.seed);
+    let thread = thread::Builder::new().name(name).stack_size(8 << 20).spawn(move || run(&plan)).expect("a thread");
+    thread.join().expect("the simulator does not panic")
+}
+
+fn check(seed: u64) -> Result<(), String> {
+    let outcome = run_alone(Plan::new(seed, TIME));
+    if outcome.violations.is_empty() {
+        return Ok(());
+    }
+    let minutes = TIME.as_secs_f64() / 60.0;
+    let violations = outcome.violations.join("\n    ");
+    Err(format!("seed {seed}: {outcome}\n    {violations}\n  again: cargo run -p tests --bin sim -- --seed {seed} --minutes {minutes}"))
+}
+
+/// Runs many seeds, on two threads; each run is still one thread of its own.
+fn check_all(seeds: std::ops::Range<u64>) {
+    let half = |first: u64| {
+        let seeds = seeds.clone();
+        thread::spawn(move || seeds.skip(first as usize).step_by(2).filter_map(|seed| check(seed).err()).collect::<Vec<_>>())
+    };
+    let halves = [half(0), half(1)];
+    let failures: Vec<String> = halves.into_iter().flat_map(|half| half.join().expect("no panic")).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_every_replica_agrees_after_healing() {
+    check_all(1..21);
+}
+
+/// Tokio wakes those who wait on one `watch` in a random order, which only `--cfg tokio_unstable` lets a seed decide.
+#[cfg(tokio_unstable)]
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in [20, 40, 60] {
+        assert_eq!(run_alone(Plan::new(seed, TIME)), run_alone(Plan::new(seed, TIME)), "seed {seed}");
+    }
+}
+
+fn at(millis: u64, lasts_millis: u64, fault: Fault) -> Planned {
+    Planned { at: Duration::from_millis(millis), lasts: Duration::from_millis(lasts_millis), fault }
+}
+
+/// Plants a bug, and says whether one of a few seeds catches it.
+fn is_caught(mutation: Mutation, shape: (usize, usize), faults: &[Planned]) -> bool {
+    (1..=6).any(|seed| {
+        let shape = Shape::of(shape.0, shape.1, false, seed);
+        let plan = Plan { shape: Some(shape), faults: Some(faults.to_vec()), mutation: Some(mutation), ..Plan::new(seed, TIME) };
+        let outcome = run_alone(plan);
+        outcome.violations.iter().any(|v| v.contains("acknowledged") || v.contains("equal") || v.contains("should be"))
+    })
+}
+
+/// The same faults without the bug: what catches the bug is the bug.
+fn is_clean(shape: (usize, usize), faults: &[Planned]) -> bool {
+    let plan = Plan { shape: Some(Shape::of(shape.0, shape.1, false, 1)), faults: Some(faults.to_vec()), ..Plan::new(1, TIME) };
+    run_alone(plan).violations.is_empty()
+}
+
+#[test]
+fn e5_acknowledging_before_the_sync_is_caught() {
+    let crashes: Vec<Planned> =
+        (0..9).map(|n| at(1_000 + n * 1_100, 500, Fault::Crash { node: n as usize % 3, after_writes: 0 })).collect();
+    assert!(is_clean((3, 1), &crashes));
+    assert!(is_caught(Mutation::AcknowledgeUnsynced, (3, 1), &crashes));
+}
+
+#[test]
+fn e5_trimming_the_log_before_every_replica_has_it_is_caught() {
+    let faults = [at(1_000, 9_000, Fault::CutRegion { of: 2 })];
+    assert!(is_clean((3, 1), &faults));
+    assert!(is_caught(Mutation::TrimUndelivered, (3, 1), &faults));
+}
+
+#[test]
+fn e5_not_sending_again_after_a_reconnection_is_caught() {
+    let faults = [at(2_000, 6_000, Fault::CutRegion { of: 1 })];
+    assert!(is_clean((3, 1), &faults));
+    assert!(is_caught(Mutation::SkipUnacknowledged, (3, 1), &faults));
+}
+
+#[test]
+fn e7_forgetting_a_delete_before_it_is_stable_is_caught() {
+    let faults = [at(500, 5_000, Fault::CutRegion { of: 2 }), at(6_500, 4_000, Fault::CutRegion { of: 1 })];
+    assert!(is_clean((3, 1), &faults));
+    assert!(is_caught(Mutation::ForgetUnstable, (3, 1), &faults));
+}
+
+#[test]
+fn e4_a_clock_an_hour_ahead_takes_no_writes_and_loses_none() {
+    let hour = 3_600_000;
+    let faults = [at(3_000, 4_000, Fault::ClockStep { node: 2, millis: hour })];
+    let plan = Plan { shape: Some(Shape::of(3, 1, false, 5)), faults: Some(faults.to_vec()), ..Plan::new(5, TIME) };
+    let outcome = run_alone(plan);
+    // Healed only once its own clock has caught up with the writes that it took while it was the one to be wrong.
+    assert!(outcome.violations.iter().all(|v| !v.contains("acknowledged it")), "{:?}", outcome.violations);
+}
