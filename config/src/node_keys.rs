@@ -102,8 +102,8 @@ const HTTP: &[KeySpec] = &[
     KeySpec::new(
         "http.max_connections",
         count(1, 1_000_000),
-        "Connections from clients at a time; further ones wait in the kernel's queue. Each open one may cost http.header_bytes of memory \
-         and a file descriptor (LimitNOFILE in the systemd unit).",
+        "Connections at a time, of this listener and of admin.listen each; a further one is answered 503 and closed, with TLS just closed. Each \
+         open one may cost http.header_bytes of memory and a file descriptor (LimitNOFILE in the systemd unit).",
     )
     .default("10000"),
     KeySpec::new(
@@ -115,7 +115,7 @@ const HTTP: &[KeySpec] = &[
     KeySpec::new(
         "http.header_timeout",
         span(Span::millis(100), HOUR),
-        "The longest that the headers of a request may take to arrive once they began. Short, against clients that drip them.",
+        "The longest that the headers of a request may take to arrive once they began; after it the answer is 408. Short, against clients that drip them.",
     )
     .default("10s"),
     KeySpec::new(
@@ -127,9 +127,10 @@ const HTTP: &[KeySpec] = &[
     KeySpec::new(
         "http.request_timeout",
         span(Span::millis(100), HOUR),
-        "The longest that one request may take in all, its body included: enough for limits.batch_bytes_max at a few Mbit/s.",
+        "The longest that a request may be worked on once its body is here; after it the answer is 503 for reads, 504 for writes. Reads and writes of \
+         one key have shorter bounds in [limits], so that this one is for listings.",
     )
-    .default("5min"),
+    .default("1min"),
     KeySpec::new(
         "http.idle_timeout",
         span(Span::millis(100), HOUR),
@@ -195,7 +196,8 @@ const PEER: &[KeySpec] = &[
     KeySpec::new(
         "peer.cert",
         PATH,
-        "This daemon's certificate, PEM, as made by `isochrone certs node`. Without ca, cert and key the daemon stays a cluster of one. Reloaded.",
+        "This daemon's certificate, PEM, as made by `isochrone certs node`. It says which node this is (rule M2), so `serve` asks for ca, cert and \
+         key of a cluster of one too. Reloaded.",
     )
     .needs(&["peer.ca", "peer.key"])
     .example("/etc/isochrone/node.pem"),
@@ -205,7 +207,7 @@ const PEER: &[KeySpec] = &[
     KeySpec::new(
         "peer.gateways",
         count(1, 16),
-        "How many daemons a region lets gossip with other regions (rule M5). Two, so that one may fail.",
+        "How many daemons a region lets gossip with other regions (rule M5). Two, so that one may fail. Give all daemons the same.",
     )
     .default("2"),
     KeySpec::new(
@@ -215,22 +217,22 @@ const PEER: &[KeySpec] = &[
     )
     .default("20MiB"),
     KeySpec::new(
-        "peer.queue_max",
+        "peer.calls_max",
         count(16, 1_000_000),
-        "Messages that may wait for one other daemon; beyond it callers are refused at once instead of piling up.",
+        "Calls of other daemons that are worked on at a time; a further one is refused at once as busy, instead of piling up.",
     )
     .default("1024"),
     KeySpec::new(
         "peer.streams_max",
         count(16, 65_536),
-        "Calls and streams that one other daemon may have open here at a time.",
+        "Calls and streams that one other daemon may have open here at a time; further ones wait there.",
     )
     .default("1024"),
     KeySpec::new(
         "peer.call_deadline",
         span(Span::millis(10), Span::secs(600)),
-        "How long a call to another daemon may take where the caller says nothing. Many times the longest round trip on Earth, so that \
-         only a dead link meets it.",
+        "The longest that a call to another daemon may take, whatever its caller would wait. Many times the longest round trip on Earth, so \
+         that only a dead link meets it.",
     )
     .default("5s"),
     KeySpec::new(
@@ -266,8 +268,7 @@ const AUTH: &[KeySpec] = &[
         "\"tokens\" asks every request for a bearer token listed here or in the cluster file; \"none\" lets everybody do everything, and has to \
          be written out. Unset, only loopback listeners are allowed, and they are open to whoever is on the machine.",
     )
-    .example("tokens")
-    .live(),
+    .example("tokens"),
     KeySpec::new("auth.token", Kind::Tables(TOKEN), "Tokens that this daemon alone knows, beside those of the cluster file.").default("").live(),
 ];
 
@@ -275,7 +276,8 @@ const STORE: &[KeySpec] = &[
     KeySpec::new(
         "store.disk_bytes",
         bytes(ByteSize::mib(16), ByteSize::gib(1 << 20)),
-        "The most that the store may take on disk; above it writes are refused and reads go on. Set it to nine tenths of the volume.",
+        "The most that is kept on disk, by the store's own count; above it writes are refused with 507 and reads go on. The file takes up to twice as \
+         much, because pages are copied when they change: set it below half of the volume.",
     )
     .default("20GiB"),
     KeySpec::new(
@@ -299,7 +301,7 @@ const STORE: &[KeySpec] = &[
     KeySpec::new(
         "store.queue_max",
         count(1, 1_000_000),
-        "Writes that may wait for the disk; beyond it they are refused with 503, which promises that nothing happened.",
+        "Writes that may wait for the disk; beyond it they are refused with 429, which promises that nothing happened.",
     )
     .default("4096"),
     KeySpec::new(
@@ -311,7 +313,8 @@ const STORE: &[KeySpec] = &[
     KeySpec::new(
         "store.log_bytes_max",
         bytes(ByteSize::mib(1), ByteSize::gib(1 << 20)),
-        "The most that writes kept for replicas that are away may take on disk. A replica that was away for longer is filled by comparison.",
+        "The most that writes kept for replicas that are away may take on disk; above it writes are refused with 507 until those replicas are back, \
+         or removed for good with `isochrone members remove`.",
     )
     .default("1GiB"),
 ];
@@ -330,25 +333,20 @@ const LIMITS: &[KeySpec] = &[
     )
     .default("10min"),
     KeySpec::new("limits.list_max", count(1, 10_000), "The most keys on one page of a listing.").default("1000"),
-    KeySpec::new("limits.batch_lines_max", count(1, 1_000_000), "The most lines of one batch; above it the answer is 413.").default("10000"),
+    KeySpec::new("limits.batch_lines_max", count(1, 1_000_000), "The most lines of one batch; the first one above it is answered with 413, and those after it are not read.").default("10000"),
     KeySpec::new(
         "limits.batch_bytes_max",
         bytes(ByteSize::kib(1), ByteSize::gib(1)),
-        "The longest body of one batch; above it the answer is 413.",
+        "The longest body of one batch; above it the answer is 413, that of the last line where no Content-Length told it beforehand.",
     )
     .default("64MiB"),
     KeySpec::new(
         "limits.body_bytes_in_flight",
         bytes(ByteSize::mib(1), ByteSize::gib(1024)),
-        "Memory for the request bodies of all clients together; beyond it requests are refused with 503 until some are done.",
+        "Memory for the request bodies of all clients together, from their Content-Length, or first byte where there is none, to their answer; beyond \
+         it requests are refused with 503 until some are done.",
     )
     .default("256MiB"),
-    KeySpec::new(
-        "limits.session_wait",
-        span(Span::millis(0), Span::secs(60)),
-        "How long a daemon that is behind a client's session token waits to catch up before it answers 503.",
-    )
-    .default("2s"),
     KeySpec::new(
         "limits.read_deadline",
         span(Span::millis(10), Span::secs(600)),
@@ -385,13 +383,13 @@ const REPLICATION: &[KeySpec] = &[
     KeySpec::new(
         "replication.resend_min",
         span(Span::millis(10), Span::secs(600)),
-        "The first pause before what a replica did not confirm is sent again; it doubles each time.",
+        "The first pause before a broken stream of writes to a replica is opened again, and sends what was not confirmed; it doubles each time.",
     )
     .default("200ms"),
     KeySpec::new(
         "replication.resend_max",
         span(Span::millis(10), Span::secs(600)),
-        "The longest pause between two sends. A replica that comes back gets all of it at most this much later.",
+        "The longest such pause. A replica that comes back gets what it missed from at most this much later on.",
     )
     .default("2s"),
     KeySpec::new(
@@ -418,20 +416,20 @@ const COUNCIL: &[KeySpec] = &[
     KeySpec::new(
         "council.heartbeat",
         Kind::AutoSpan { min: Span::millis(10), max: Span::secs(10) },
-        "How often the leader says that it is alive. \"auto\" derives it from the round trips between the voters.",
+        "How often the leader says that it is alive. \"auto\" is 200ms, or a fifth of a shorter election_timeout.",
     )
     .default("auto"),
     KeySpec::new(
         "council.election_timeout",
         Kind::AutoSpan { min: Span::millis(50), max: Span::secs(60) },
-        "How long a voter waits for a leader before it stands itself; the wait is random between this and twice this. \"auto\" derives it \
-         from the round trips between the voters.",
+        "How long a voter waits for a sign of the leader before it stands itself; a random wait that follows the measured round trips comes on \
+         top, so that two seldom stand at once. \"auto\" is 1s, for round trips up to 300ms, or five times a longer heartbeat.",
     )
     .default("auto"),
     KeySpec::new(
         "council.snapshot_every",
-        count(10, 1_000_000),
-        "Log entries after which a snapshot is made and the log cut. Entries are few and small; a daemon that joins reads at most this many.",
+        count(10, 100_000),
+        "Log entries after which a snapshot is made and the log cut. Entries are few and small; a daemon that joins reads about twice as many at most.",
     )
     .default("1000"),
     KeySpec::new(

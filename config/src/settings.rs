@@ -120,11 +120,11 @@ pub struct Peer {
     pub gateways: usize,
     /// Longest message; at least `limits.value_bytes` and [`FRAME_EXTRA`].
     pub frame_bytes_max: ByteSize,
-    /// Messages that may wait for one peer.
-    pub queue_max: usize,
+    /// Calls of other daemons worked on at a time.
+    pub calls_max: usize,
     /// Streams that one peer may have open.
     pub streams_max: u32,
-    /// Longest call where the caller says nothing.
+    /// Longest call.
     pub call_deadline: Span,
     /// Retries as a share of calls, 0 to 1.
     pub retry_budget: f64,
@@ -215,8 +215,6 @@ pub struct Limits {
     pub batch_bytes_max: ByteSize,
     /// Bytes of all request bodies in memory.
     pub body_bytes_in_flight: ByteSize,
-    /// Wait for a session token.
-    pub session_wait: Span,
     /// Longest read.
     pub read_deadline: Span,
     /// Longest write.

@@ -63,7 +63,7 @@ fn c1_nothing_in_the_file_is_coerced() {
         ("peer.retry_budget = \"0.1\"", "\"0.1\""),
         ("limits.value_bytes = 1048576", "1048576"),
         ("limits.value_bytes = \"1048576\"", "\"1048576\""),
-        ("limits.session_wait = 2", "2"),
+        ("limits.read_deadline = 2", "2"),
         ("peer.join = \"a:1\"", "\"a:1\""),
         ("log.format = \"JSON\"", "\"JSON\""),
         ("node.zone = 1979-05-27", "1979-05-27"),
@@ -331,8 +331,8 @@ fn a_reload_tells_what_changes_now_and_what_needs_a_restart() {
             .unwrap();
     let diff = reload_diff(&old, &new);
     let keys = |changes: &[isochrone_config::KeyChange]| changes.iter().map(|change| change.key).collect::<Vec<_>>();
-    assert_eq!(keys(&diff.live), ["auth.mode", "auth.token", "log.filter"]);
-    assert_eq!(keys(&diff.restart), ["http.threads"]);
+    assert_eq!(keys(&diff.live), ["auth.token", "log.filter"]);
+    assert_eq!(keys(&diff.restart), ["http.threads", "auth.mode"]);
     assert_eq!((diff.restart[0].from.as_deref(), diff.restart[0].to.as_deref()), (Some("0"), Some("2")));
     assert!(!format!("{diff:?}").contains("abab"));
     // The same settings on other lines are no change.

@@ -206,8 +206,8 @@ fn build(
         address: options.advertise.clone().unwrap_or_else(|| bound.to_string()),
     };
     let started = Instant::now();
-    let peers =
-        Peers::new(PeersOptions::new(me.clone(), rng.random()), started.elapsed()).map_err(|e| StartError::Advertise(e.to_string()))?;
+    let knowing = PeersOptions { gateways: options.bounds.gateways, ..PeersOptions::new(me.clone(), rng.random()) };
+    let peers = Peers::new(knowing, started.elapsed()).map_err(|e| StartError::Advertise(e.to_string()))?;
     let process = rng.random();
     let parts = Parts { options, me, process, endpoint: quic, transport, sockets, service, admission, material, connection_ids, peers };
     Ok(Core::new(parts, started))

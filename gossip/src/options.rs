@@ -122,6 +122,8 @@ pub struct Bounds {
     pub retry_percent: u32,
     /// The retries that may be saved up (M8). Default 10.
     pub retry_burst: u32,
+    /// How many daemons a region lets gossip with other regions (M5), at least 1; the same everywhere. Default 2.
+    pub gateways: usize,
     /// How long leaving may take: to tell the peers and to let calls end. Default 1 s.
     pub leave_timeout: Duration,
 }
@@ -149,6 +151,7 @@ impl Default for Bounds {
             connection_window_bytes: 16 << 20,
             retry_percent: 10,
             retry_burst: 10,
+            gateways: 2,
             leave_timeout: Duration::from_secs(1),
         }
     }

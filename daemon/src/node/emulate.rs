@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use isochrone_gossip::{Direction, EmulatedLink, Emulation, LinkShape};
@@ -9,13 +10,13 @@ use isochrone_ident::Region;
 use serde::Deserialize;
 use serde_json::json;
 
-/// An emulated network, and which region lies behind which address.
+use super::core::lock;
+
+/// An emulated network, and which region lies behind which address. Cloning shares it.
 #[derive(Clone)]
 pub struct EmulatedNetwork {
-    /// The live handle.
-    pub emulation: Emulation,
-    /// The region of each peer's address.
-    pub regions: BTreeMap<SocketAddr, Region>,
+    emulation: Emulation,
+    regions: Arc<Mutex<BTreeMap<SocketAddr, Region>>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -40,6 +41,24 @@ struct Wanted {
 }
 
 impl EmulatedNetwork {
+    /// A network without links.
+    #[must_use]
+    pub fn new(emulation: Emulation) -> Self {
+        Self { emulation, regions: Arc::default() }
+    }
+
+    /// Lays these links, from now on, in place of those that were laid before. Cuts stay.
+    pub fn lay(&self, links: impl Iterator<Item = (SocketAddr, Region, LinkShape)>) {
+        let mut regions = lock(&self.regions);
+        for address in std::mem::take(&mut *regions).into_keys() {
+            self.emulation.set(address, LinkShape::default());
+        }
+        for (address, region, shape) in links {
+            self.emulation.set(address, shape);
+            regions.insert(address, region);
+        }
+    }
+
     /// Every link.
     pub(crate) fn show(&self) -> serde_json::Value {
         let links = self.emulation.links();
@@ -56,7 +75,7 @@ impl EmulatedNetwork {
         };
         json!({
             "address": address.to_string(),
-            "region": self.regions.get(&address).map(ToString::to_string),
+            "region": lock(&self.regions).get(&address).map(ToString::to_string),
             "one_way_ms": link.shape.one_way.as_secs_f64() * 1e3,
             "jitter_ms": link.shape.jitter_mean.as_secs_f64() * 1e3,
             "loss": link.shape.loss,
@@ -72,7 +91,7 @@ impl EmulatedNetwork {
         let form = "{\"region\": \"eu-west\", \"cut\": \"both\" | \"incoming\" | \"outgoing\" | \"none\", \"one_way_ms\": 40, \"jitter_ms\": 0.1, \"loss\": 0.01}";
         let wanted: Wanted = serde_json::from_value(wanted).map_err(|e| format!("{e}; the form is {form}"))?;
         let addresses: Vec<SocketAddr> = match (&wanted.region, wanted.address) {
-            (Some(region), None) => self.regions.iter().filter(|(_, r)| *r == region).map(|(a, _)| *a).collect(),
+            (Some(region), None) => lock(&self.regions).iter().filter(|(_, r)| *r == region).map(|(a, _)| *a).collect(),
             (None, Some(address)) => vec![address],
             _ => return Err(format!("name either a region or an address; the form is {form}")),
         };

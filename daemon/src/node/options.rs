@@ -29,7 +29,7 @@ pub struct NodeOptions {
     pub window: usize,
     /// Bytes of records in one batch, at most (`replication.batch_bytes`); a larger record goes alone.
     pub batch_bytes: usize,
-    /// Shortest and longest pause before a broken replication stream is opened again (`replication.backoff_min`, `_max`).
+    /// Shortest and longest pause before a broken replication stream is opened again (`replication.resend_min`, `_max`).
     pub backoff: (Duration, Duration),
     /// What a peer's clock may be ahead (`replication.clock_ahead_max`, `replication.clock_ahead_alarm`).
     pub clock: ClockLimits,
@@ -43,8 +43,10 @@ pub struct NodeOptions {
     pub value_bytes: u64,
     /// How long the answer to an idempotency key is kept (`limits.idempotency_ttl`).
     pub idempotency_ttl: Duration,
-    /// How long one replica may take to answer a read (`limits.read_deadline`).
+    /// How long a read may take, all replicas that are asked together (`limits.read_deadline`).
     pub read_deadline: Duration,
+    /// How long a write may take (`limits.write_deadline`).
+    pub write_deadline: Duration,
     /// How long the council may take to decide (`council.propose_deadline`).
     pub propose_deadline: Duration,
     /// How often tombstones and expired values are looked for in one slot after the other, and how many slots at a time.
@@ -97,6 +99,7 @@ impl Default for NodeOptions {
             value_bytes: 16 << 20,
             idempotency_ttl: Duration::from_secs(600),
             read_deadline: Duration::from_secs(2),
+            write_deadline: Duration::from_secs(10),
             propose_deadline: Duration::from_secs(5),
             sweep: (Duration::from_secs(1), 64),
             page_bytes: 256 << 10,

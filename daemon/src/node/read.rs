@@ -64,7 +64,8 @@ impl Core {
         }
         let replicas = view.replicas(&command.ns, slot).read;
         let request = wire::encode(&ReadRequest { ns: command.ns, key: command.key });
-        match self.ask_nearest(&replicas, request, command.deadline).await {
+        let deadline = command.deadline.min(Instant::now() + self.options.read_deadline);
+        match self.ask_nearest(&replicas, request, deadline).await {
             Ok(answer) => Ok(self.newest(own, answer)),
             // A write that this node took itself is still here: an answer with an unknown age is better than none.
             Err(_) if own.is_some() => Ok(self.served(own, None, self.me.region.clone(), Source::Hit)),
@@ -139,7 +140,7 @@ impl Core {
 
     async fn ask(&self, node: NodeId, body: Bytes, deadline: Instant) -> Result<ReadAnswer, String> {
         let asked = Instant::now();
-        let budget = deadline.saturating_duration_since(asked).min(self.options.read_deadline);
+        let budget = deadline.saturating_duration_since(asked);
         let call = Call { service: wire::READ, class: Traffic::Foreground, deadline: budget, body, retries: false };
         let bytes = self.mesh.call(node, call).await.map_err(|e: CallError| format!("{node}: {e}"))?;
         let mut answer: ReadAnswer = wire::decode(&bytes)?;

@@ -1,6 +1,7 @@
 //! The daemon in the real world: its process, runtimes, listeners and signals.
 
 use std::io::IsTerminal;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -221,7 +222,7 @@ fn mesh_options(settings: &NodeSettings, identity: PeerIdentity, credentials: Cr
     let (settings, environment) = (settings.clone(), environment.clone());
     Box::new(move |store, incarnation| MeshOptions {
         listen: settings.peer.listen,
-        advertise: settings.peer.advertise.clone(),
+        advertise: settings.peer.advertise.clone().or_else(|| interface_address(settings.peer.listen, &settings.peer.join)),
         watch: true,
         zone: settings.node.zone.clone(),
         seeds: settings.peer.join.clone(),
@@ -244,6 +245,26 @@ fn hooks(live: &Arc<Live>, end: &watch::Sender<Option<String>>) -> Hooks {
         }),
         emulation: live.emulation.clone(),
     }
+}
+
+/// How others reach a listener on all interfaces, where the settings don't say: by the address of the interface that leads to the first
+/// seed, or to anywhere. No packet is sent for it.
+fn interface_address(listen: SocketAddr, seeds: &[String]) -> Option<String> {
+    if !listen.ip().is_unspecified() || listen.port() == 0 {
+        return None;
+    }
+    // Addresses kept free for examples (RFC 5737, RFC 3849) are as far away as any other.
+    let anywhere = if listen.is_ipv4() { "192.0.2.1:1" } else { "[2001:db8::1]:1" };
+    let names = seeds.iter().map(String::as_str).chain([anywhere]);
+    let mut targets = names.filter_map(|name| name.to_socket_addrs().ok()?.find(|address| address.is_ipv4() == listen.is_ipv4()));
+    let own = targets.find_map(|target| {
+        let socket = UdpSocket::bind(SocketAddr::new(listen.ip(), 0)).ok()?;
+        socket.connect(target).ok()?;
+        socket.local_addr().ok()
+    });
+    let address = SocketAddr::new(own?.ip(), listen.port()).to_string();
+    tracing::info!(address, "peer.advertise is not set: other daemons are told this address");
+    Some(address)
 }
 
 fn identity_of(certificate: &Path) -> anyhow::Result<PeerIdentity> {

@@ -1,6 +1,5 @@
 //! Configuration keys mapped onto the options of the rooms: the one place that knows both.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use isochrone_config::{ClusterSpec, NodeSettings};
 use isochrone_council::{CouncilOptions, Timers};
 use isochrone_edge::{EdgeLimits, Grant, Right, Scope, Token};
-use isochrone_gossip::{Bounds, EmulatedSockets, Emulation, LinkShape, RealSockets, Sockets};
+use isochrone_gossip::{Bounds, EmulatedSockets, LinkShape, RealSockets, Sockets};
 use isochrone_ident::Region;
 use isochrone_replica::ClockLimits;
 use isochrone_store::{Driver, StoreOptions};
@@ -18,6 +17,9 @@ use super::options::{Environment, NodeOptions};
 
 /// Bytes of packets that the emulated network holds, at most.
 const EMULATED_BYTES_MAX: usize = 64 << 20;
+
+/// What a line of a batch may have beside its value, which takes a third more as base64 and up to twice as much as escaped text.
+const LINE_EXTRA_BYTES: usize = 16 << 10;
 
 /// The node's own bounds.
 pub(crate) fn node_options(settings: &NodeSettings) -> NodeOptions {
@@ -37,6 +39,7 @@ pub(crate) fn node_options(settings: &NodeSettings) -> NodeOptions {
         value_bytes: limits.value_bytes.as_u64(),
         idempotency_ttl: limits.idempotency_ttl.duration(),
         read_deadline: limits.read_deadline.duration(),
+        write_deadline: limits.write_deadline.duration(),
         propose_deadline: settings.council.propose_deadline.duration(),
         join: settings.peer.join.clone(),
         cluster_file: String::new(),
@@ -68,11 +71,12 @@ pub(crate) fn mesh_bounds(settings: &NodeSettings) -> Bounds {
         keep_alive: peer.idle_timeout.duration() / 4,
         backoff_min: peer.reconnect_min.duration(),
         backoff_max: peer.reconnect_max.duration(),
-        inbound_calls_max: peer.queue_max,
+        inbound_calls_max: peer.calls_max,
         streams_max: peer.streams_max,
         frame_bytes_max: peer.frame_bytes_max.as_usize(),
         deadline_max: peer.call_deadline.duration(),
         retry_percent: (peer.retry_budget * 100.0).round() as u32,
+        gateways: peer.gateways,
         ..Bounds::default()
     }
 }
@@ -81,8 +85,8 @@ pub(crate) fn mesh_bounds(settings: &NodeSettings) -> Bounds {
 pub(crate) fn council_options(settings: &NodeSettings, options: &mut CouncilOptions) {
     let council = &settings.council;
     let defaults = Timers::default();
-    let heartbeat = council.heartbeat.or(defaults.heartbeat);
-    let lease = council.election_timeout.or(defaults.lease);
+    let heartbeat = council.heartbeat.or(defaults.heartbeat.min(council.election_timeout.or(defaults.lease) / 5));
+    let lease = council.election_timeout.or(defaults.lease.max(heartbeat * 5));
     options.timers = Timers { heartbeat, lease, message: defaults.message.min(lease.saturating_sub(heartbeat)), ..defaults };
     options.settle = council.settle.duration();
     options.snapshot_every = council.snapshot_every;
@@ -100,6 +104,10 @@ pub(crate) fn edge_limits(settings: &NodeSettings) -> EdgeLimits {
         request_time: http.request_timeout.duration(),
         list_max: limits.list_max,
         list_default: limits.list_max.min(1000),
+        batch_lines: limits.batch_lines_max,
+        batch_bytes: limits.batch_bytes_max.as_u64(),
+        batch_line_bytes: limits.value_bytes.as_usize().saturating_mul(2).saturating_add(LINE_EXTRA_BYTES),
+        bodies_bytes: limits.body_bytes_in_flight.as_u64(),
         ..EdgeLimits::default()
     }
 }
@@ -111,18 +119,17 @@ pub(crate) fn sockets(settings: &NodeSettings, seed: u64) -> (Arc<dyn Sockets>, 
         return (Arc::new(real), None);
     }
     let (sockets, emulation) = EmulatedSockets::new(real, seed, EMULATED_BYTES_MAX);
-    let regions = shape_links(settings, &emulation);
-    (Arc::new(sockets), Some(EmulatedNetwork { emulation, regions }))
+    let network = EmulatedNetwork::new(emulation);
+    network.lay(links(settings));
+    (Arc::new(sockets), Some(network))
 }
 
-fn shape_links(settings: &NodeSettings, emulation: &Emulation) -> BTreeMap<SocketAddr, Region> {
-    let mut regions = BTreeMap::new();
-    for link in &settings.emulation.links {
+/// The emulated links: to which address, in which region, and how packets fare.
+pub(crate) fn links(settings: &NodeSettings) -> impl Iterator<Item = (SocketAddr, Region, LinkShape)> + '_ {
+    settings.emulation.links.iter().map(|link| {
         let shape = LinkShape { one_way: link.one_way.duration(), jitter_mean: link.jitter.duration(), loss: link.loss };
-        emulation.set(link.address, shape);
-        regions.insert(link.address, link.region.clone());
-    }
-    regions
+        (link.address, link.region.clone(), shape)
+    })
 }
 
 /// Tokens as the HTTP side holds them.
@@ -152,4 +159,159 @@ const fn right_of(right: isochrone_config::Right) -> Right {
 /// How long a graceful stop may take.
 pub(crate) fn drain_timeout(settings: &NodeSettings) -> Duration {
     settings.http.drain_timeout.duration()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use isochrone_config::NODE;
+    use isochrone_council::Member;
+    use isochrone_ident::{ClusterName, Incarnation, NodeId, StoreId, WallMicros};
+    use isochrone_placement::Capacity;
+
+    use super::*;
+
+    /// Keys that are mapped onto an option: another value, in a file, which has to change an option.
+    const MAPPED: &[(&str, &str)] = &[
+        ("http.max_connections", "7"),
+        ("http.header_bytes", "\"9KiB\""),
+        ("http.header_timeout", "\"7s\""),
+        ("http.body_timeout", "\"7s\""),
+        ("http.request_timeout", "\"7s\""),
+        ("http.idle_timeout", "\"7s\""),
+        ("http.drain_timeout", "\"7s\""),
+        ("peer.join", "[\"a.example:1\"]\npeer.ca = \"a\"\npeer.cert = \"c\"\npeer.key = \"k\""),
+        ("peer.gateways", "3"),
+        ("peer.frame_bytes_max", "\"21MiB\""),
+        ("peer.calls_max", "17"),
+        ("peer.streams_max", "17"),
+        ("peer.call_deadline", "\"7s\""),
+        ("peer.retry_budget", "0.5"),
+        ("peer.idle_timeout", "\"7s\""),
+        ("peer.reconnect_min", "\"7ms\""),
+        ("peer.reconnect_max", "\"7s\""),
+        ("store.disk_bytes", "\"21GiB\""),
+        ("store.evictable_bytes", "\"5GiB\""),
+        ("store.memory_bytes", "\"7MiB\""),
+        ("store.batch_max", "7"),
+        ("store.queue_max", "7"),
+        ("store.sync_interval", "\"7ms\""),
+        ("store.log_bytes_max", "\"7MiB\""),
+        ("limits.value_bytes", "\"7MiB\""),
+        ("limits.idempotency_ttl", "\"7s\""),
+        ("limits.list_max", "7"),
+        ("limits.batch_lines_max", "7"),
+        ("limits.batch_bytes_max", "\"7MiB\""),
+        ("limits.body_bytes_in_flight", "\"77MiB\""),
+        ("limits.read_deadline", "\"7s\""),
+        ("limits.write_deadline", "\"7s\""),
+        ("replication.heartbeat", "\"70ms\""),
+        ("replication.window", "7"),
+        ("replication.batch_bytes", "\"7MiB\""),
+        ("replication.resend_min", "\"70ms\""),
+        ("replication.resend_max", "\"7s\""),
+        ("replication.clock_ahead_max", "\"700ms\""),
+        ("replication.clock_ahead_alarm", "\"70ms\""),
+        ("replication.move_bytes_per_second", "\"7MiB\""),
+        ("council.heartbeat", "\"70ms\""),
+        ("council.election_timeout", "\"7s\""),
+        ("council.snapshot_every", "77"),
+        ("council.propose_deadline", "\"7s\""),
+        ("council.settle", "\"7s\""),
+        ("emulation.links", "[{ address = \"127.0.0.1:7\", region = \"eu-west\", one_way = \"7ms\" }]"),
+    ];
+
+    /// Keys that are taken as they are, and where.
+    const TAKEN: &[(&str, &str)] = &[
+        ("node.cluster", "node.cluster != identity.cluster"),
+        ("node.region", "node.region != identity.region"),
+        ("node.zone", "zone: settings.node.zone.clone()"),
+        ("node.data_dir", "settings.node.data_dir.join("),
+        ("node.capacity", "Capacity::new(settings.node.capacity)"),
+        ("http.listen", "options(settings.http.listen, http_tls, settings.http.threads)"),
+        ("http.threads", "options(settings.http.listen, http_tls, settings.http.threads)"),
+        ("http.tls.cert", "tls(settings.http.tls.as_ref())"),
+        ("http.tls.key", "Tls::load(&files.cert, &files.key)"),
+        ("admin.listen", "options(settings.admin.listen, admin_tls, 1)"),
+        ("admin.tls.cert", "tls(settings.admin.tls.as_ref())"),
+        ("admin.tls.key", "Tls::load(&files.cert, &files.key)"),
+        ("peer.listen", "listen: settings.peer.listen"),
+        ("peer.advertise", "advertise: settings.peer.advertise.clone().or_else("),
+        ("peer.ca", "authorities: files.ca"),
+        ("peer.cert", "certificate: files.cert"),
+        ("peer.key", "key: files.key"),
+        ("auth.mode", "settings.auth.mode =="),
+        ("auth.token", "settings::tokens(&settings.auth.token)"),
+        ("log.filter", "EnvFilter::try_new(&settings.log.filter)"),
+        ("log.format", "match settings.log.format"),
+        ("emulation.enabled", "if !settings.emulation.enabled"),
+    ];
+
+    fn settings(text: &str) -> NodeSettings {
+        let text = format!("node.region = \"us-east\"\n{text}\n");
+        let loaded = NodeSettings::parse(&text, Path::new("node.toml"), std::iter::empty(), &[]);
+        loaded.unwrap_or_else(|problems| panic!("{text}: {problems}")).settings
+    }
+
+    fn council(settings: &NodeSettings) -> CouncilOptions {
+        let me = Member {
+            node: NodeId(1),
+            store: StoreId(1),
+            region: settings.node.region.clone(),
+            zone: None,
+            address: String::new(),
+            capacity: Capacity::ONE,
+            incarnation: Incarnation(1),
+        };
+        let mut council = CouncilOptions::new(me, ClusterName::new("test").expect("a name"), 1);
+        council_options(settings, &mut council);
+        council
+    }
+
+    /// Everything that settings are mapped onto.
+    fn options(settings: &NodeSettings) -> String {
+        let environment = Environment { wall: Arc::new(|| WallMicros(0)), seed: 1, on_fatal: Arc::new(|_| {}) };
+        let store = store_options(settings, &environment);
+        let council = council(settings);
+        format!(
+            "{:?} {store:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            node_options(settings),
+            store.sync_interval,
+            mesh_bounds(settings),
+            (council.timers, council.settle, council.snapshot_every),
+            edge_limits(settings),
+            links(settings).collect::<Vec<_>>(),
+            tokens(&settings.auth.token),
+            drain_timeout(settings),
+        )
+    }
+
+    #[test]
+    fn every_key_of_the_node_file_does_something() {
+        let known: BTreeSet<&str> = MAPPED.iter().chain(TAKEN).map(|(key, _)| *key).collect();
+        let keys: BTreeSet<&str> = NODE.keys().map(|key| key.path).collect();
+        assert_eq!(known, keys, "a key is new or gone: say here what it does");
+        let before = options(&settings(""));
+        for (key, value) in MAPPED {
+            assert_ne!(options(&settings(&format!("{key} = {value}"))), before, "{key} is read and never used");
+        }
+        let sources = [include_str!("run.rs"), include_str!("settings.rs").split("mod tests").next().unwrap_or_default()];
+        for (key, place) in TAKEN {
+            assert!(sources.iter().any(|source| source.contains(place)), "{key} is read and never used: {place:?} is gone");
+        }
+    }
+
+    #[test]
+    fn each_of_the_councils_timers_follows_the_other_where_only_one_is_set() {
+        let timers = |text: &str| {
+            let council = council(&settings(text));
+            (council.timers.heartbeat, council.timers.lease, council.timers.message)
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(timers(""), (ms(200), ms(1_000), ms(600)));
+        assert_eq!(timers("council.heartbeat = \"2s\""), (ms(2_000), ms(10_000), ms(600)));
+        assert_eq!(timers("council.election_timeout = \"100ms\""), (ms(20), ms(100), ms(80)));
+    }
 }

@@ -9,6 +9,7 @@ use isochrone_ident::Version;
 use isochrone_replica::{Entry, Live, Record};
 use isochrone_store::{Durability, Placed, RequestKey, WriteError, WriteSet};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::core::{Core, lock};
 use super::identity::HLC_HIGH;
@@ -26,7 +27,8 @@ impl Core {
     /// Takes a write in an eventual namespace.
     pub(crate) async fn take(self: &Arc<Self>, command: WriteCommand) -> Result<Written, Refusal> {
         let evictable = self.check_write(&self.view.load(), &command)?;
-        let (deadline, fingerprint) = (command.deadline, command.fingerprint);
+        let deadline = command.deadline.min(Instant::now() + self.options.write_deadline);
+        let fingerprint = command.fingerprint;
         let (set, version) = self.write_set(command, evictable)?;
         let core = Arc::clone(self);
         let ended = tokio::spawn(async move { core.commit_own(set, version).await });
