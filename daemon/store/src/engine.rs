@@ -151,7 +151,8 @@ impl Engine {
         let database = self.medium.open(self.options.page_cache_bytes(), &self.health).map_err(|error| error.to_string())?;
         let (ledger, slots) = sums(&database, &self.medium).map_err(|error| error.to_string())?;
         let snapshot = Snapshot::of(&database).map_err(|error| error.to_string())?;
-        self.ledger = ledger;
+        // Places in the log that went with what was unsynced may be known to peers already: they are not given out again.
+        self.ledger = Ledger { last_sequence: ledger.last_sequence.max(self.ledger.last_sequence), ..ledger };
         self.slots = slots;
         self.database = Some(database);
         shared.snapshot.store(Some(Arc::new(snapshot)));

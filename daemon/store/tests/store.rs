@@ -344,6 +344,26 @@ fn after_the_disk_was_full_it_is_left_alone_for_a_while() {
     });
 }
 
+/// What was unsynced goes when the disk is opened again, but peers may have been sent it by its place in the log, and have acknowledged that place.
+#[test]
+fn e5_a_place_in_the_log_is_not_given_out_again_after_a_full_disk() {
+    run(async {
+        let world = World::default();
+        let mut options = world.options();
+        options.full_retry = Duration::from_millis(10);
+        options.sync_interval = Duration::from_secs(10);
+        let store = world.open_with(options);
+        let logged = |text: &str, durability| WriteSet { log: true, durability, ..put(text, 1, "v") };
+        let first = store.commit(logged("a", Durability::Relaxed)).await.expect("commits").outcomes[0].logged;
+        world.disk.set_capacity(Some(world.disk.used_bytes()));
+        assert!(matches!(store.commit(put("k", 1, vec![1; 1_000_000])).await, Err(WriteError::Full(_))));
+        world.disk.set_capacity(None);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let second = store.commit(logged("b", Durability::AtOnce)).await.expect("tried again").outcomes[0].logged;
+        assert!(first.is_some() && second > first, "{first:?} {second:?}");
+    });
+}
+
 #[test]
 fn a_failed_sync_acknowledges_nothing_and_is_fatal() {
     run(async {
