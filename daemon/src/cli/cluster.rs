@@ -58,7 +58,7 @@ fn applied_text(answer: &Value) -> String {
         text.push_str(&format!("  {}\n", cell(change)));
     }
     if !answer["plan"].is_null() {
-        text.push_str(&format!("moves:\n{}", indented(&outline(&answer["plan"]))));
+        text.push_str(&indented(&moves_text(&answer["plan"])));
     }
     text
 }
@@ -221,7 +221,39 @@ fn plan_ask(change: &str) -> Result<Ask, Failure> {
 }
 
 fn plan_text(answer: &Value) -> String {
-    if answer["changes"].is_array() { applied_text(answer) } else { outline(answer) }
+    if answer["changes"].is_array() { applied_text(answer) } else { moves_text(answer) }
+}
+
+/// What a change moves (rule P5), and to and from which nodes.
+fn moves_text(plan: &Value) -> String {
+    let count = |value: &Value| value.as_u64().unwrap_or(0);
+    let (moved, total) = (&plan["moved"], &plan["total"]);
+    let mut text = format!(
+        "moves {} of {} ({} of {} copies of keys); {} of {} slots change\n",
+        units::bytes(count(&moved["bytes"])),
+        units::bytes(count(&total["bytes"])),
+        count(&moved["keys"]),
+        count(&total["keys"]),
+        count(&plan["slots_changed"]),
+        count(&plan["slots_counted"]) + count(&plan["slots_estimated"]),
+    );
+    if plan["replicas"]["from"] != plan["replicas"]["to"] {
+        text.push_str(&format!("replicas of a slot: {} -> {}\n", cell(&plan["replicas"]["from"]), cell(&plan["replicas"]["to"])));
+    }
+    if count(&plan["slots_estimated"]) > 0 {
+        text.push_str(&format!("{} slots are not held by this daemon: their content is estimated\n", cell(&plan["slots_estimated"])));
+    }
+    let nodes = plan["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !nodes.is_empty() {
+        let side = |amount: &Value| [cell(&amount["slots"]), cell(&amount["keys"]), units::bytes(count(&amount["bytes"]))];
+        let row = |node: &Value| {
+            let who = [cell(&node["node"]), cell(&node["region"])];
+            who.into_iter().chain(side(&node["gains"])).chain(side(&node["loses"])).collect()
+        };
+        const HEADER: [&str; 8] = ["node", "region", "gains slots", "keys", "size", "loses slots", "keys", "size"];
+        text.push_str(&table(&HEADER, &nodes.iter().map(row).collect::<Vec<_>>()));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -235,6 +267,22 @@ mod tests {
         for wrong in ["nonsense", "drop=x", "remove="] {
             assert_eq!(plan_ask(wrong).expect_err("no change").exit, Exit::Usage, "{wrong}");
         }
+    }
+
+    #[test]
+    fn p5_a_plan_says_what_moves_and_what_is_estimated() {
+        let amount = |slots: u64| json!({"slots": slots, "keys": slots * 10, "bytes": slots * 1024});
+        let node = json!({"node": "(new)", "region": "us-west", "gains": amount(2), "loses": amount(0)});
+        let plan = json!({
+            "change": "add=us-west", "replicas": {"from": 2, "to": 3}, "moved": amount(2), "total": amount(8), "slots_changed": 2,
+            "slots_counted": 3, "slots_estimated": 1, "nodes": [node],
+        });
+        let text = plan_text(&plan);
+        assert!(text.starts_with("moves 2.0 KiB of 8.0 KiB (20 of 80 copies of keys); 2 of 4 slots change\n"), "{text}");
+        assert!(text.contains("slot: 2 -> 3\n") && text.contains("1 slots are not held"), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("(new)  us-west") && line.contains("2.0 KiB")), "{text}");
+        let applied = json!({"dry_run": true, "changed": true, "revision": 1, "changes": [], "plan": plan});
+        assert!(plan_text(&json!(applied)).contains("moves 2.0 KiB"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use http::Request;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use isochrone_edge::{Auth, EdgeLimits};
+use isochrone_edge::{Auth, EdgeLimits, RequestBody};
 use serde_json::{Value, json};
 
 use crate::model::{Answer, Client, Model, api};
@@ -113,10 +113,10 @@ async fn answers_come_while_lines_are_still_sent_and_no_more_is_read_than_is_wor
 }
 
 /// Lines in frames of one line each, of a length that is not announced.
-fn unannounced(lines: usize) -> Request<StreamBody<stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>>> {
+fn unannounced(lines: usize) -> Request<impl RequestBody> {
     let line =
         |n: usize| Frame::data(Bytes::from(json!({"op": "put", "ns": "data", "key": n.to_string(), "text": "1"}).to_string() + "\n"));
-    let frames = stream::iter((0..lines).map(move |n| Ok(line(n))));
+    let frames = stream::iter((0..lines).map(move |n| Ok::<_, Infallible>(line(n))));
     Request::post("/v1/batch").body(StreamBody::new(frames.boxed())).unwrap()
 }
 
