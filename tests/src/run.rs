@@ -26,6 +26,17 @@ const TICK: Duration = Duration::from_millis(1);
 /// A daemon that gave up is started again after this time.
 const RESTART: Duration = Duration::from_millis(700);
 
+/// Whether a run follows from its seed alone. Tokio wakes the tasks that wait on one `watch` in a random order, and lets a seed decide it only when it
+/// is built with `--cfg tokio_unstable`, as `cargo sim` does. Without it, a run takes one of the orders that are possible.
+#[allow(unexpected_cfgs, reason = "tokio_unstable is tokio's own")]
+pub const EXACT: bool = cfg!(tokio_unstable);
+
+/// The command that runs a seed again.
+#[must_use]
+pub fn again(seed: u64, time: Duration) -> String {
+    format!("cargo sim --seed {seed} --minutes {}", time.as_secs_f64() / 60.0)
+}
+
 /// What is to be run.
 #[derive(Debug, Clone)]
 pub struct Plan {

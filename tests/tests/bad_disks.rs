@@ -23,7 +23,7 @@ fn e11_a_full_store_refuses_writes_with_507_and_reads_go_on() {
     assert_eq!(daemon.get("/v1/kv/data/k0"), Some(value.clone()));
     assert_eq!(daemon.get(&format!("/v1/kv/data/k{}", taken - 1)), Some(value));
     assert_eq!(daemon.get(&format!("/v1/kv/data/k{taken}")), None, "what was refused is not there");
-    assert!(daemon.metric("isochrone_store_refused_total") > 0.0, "refusals are counted");
+    assert!(daemon.metric("isochrone_store_refused_full_total") > 0.0, "refusals are counted");
 }
 
 #[test]

@@ -1,13 +1,11 @@
-//! Whole clusters in virtual time, each from one seed. The long form is `cargo run --release -p tests --bin sim -- --help`.
-
-#![allow(unexpected_cfgs, reason = "tokio_unstable is tokio's own")]
+//! Whole clusters in virtual time, each from one seed. The long form is `cargo sim --help`.
 
 use std::thread;
 use std::time::Duration;
 
 use isochrone::node::Mutation;
 use tests::faults::{Fault, Planned};
-use tests::run::{Outcome, Plan, run};
+use tests::run::{EXACT, Outcome, Plan, again, run};
 use tests::shape::Shape;
 
 /// How long things break in one seed.
@@ -25,9 +23,8 @@ fn check(seed: u64) -> Result<(), String> {
     if outcome.violations.is_empty() {
         return Ok(());
     }
-    let minutes = TIME.as_secs_f64() / 60.0;
     let violations = outcome.violations.join("\n    ");
-    Err(format!("seed {seed}: {outcome}\n    {violations}\n  again: cargo run -p tests --bin sim -- --seed {seed} --minutes {minutes}"))
+    Err(format!("seed {seed}: {outcome}\n    {violations}\n  again: {}", again(seed, TIME)))
 }
 
 /// Runs many seeds, on two threads; each run is still one thread of its own.
@@ -46,12 +43,13 @@ fn nothing_acknowledged_is_lost_and_every_replica_agrees_after_healing() {
     check_all(1..21);
 }
 
-/// Tokio wakes those who wait on one `watch` in a random order, which only `--cfg tokio_unstable` lets a seed decide.
-#[cfg(tokio_unstable)]
+/// To the packet where tokio's wake-ups are seeded, see [`EXACT`]; otherwise both must be well.
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for seed in [20, 40, 60] {
-        assert_eq!(run_alone(Plan::new(seed, TIME)), run_alone(Plan::new(seed, TIME)), "seed {seed}");
+    for seed in [20, 40] {
+        let (first, again) = (run_alone(Plan::new(seed, TIME)), run_alone(Plan::new(seed, TIME)));
+        assert!(!EXACT || first == again, "seed {seed}: {first}, then {again}");
+        assert_eq!((&first.violations, &again.violations), (&Vec::new(), &Vec::new()));
     }
 }
 
