@@ -122,6 +122,17 @@ fn three_regions_share_what_one_took_and_survive_the_loss_of_one() {
         run(&["export", "--namespace", "data", "--verify", files, "--url", &far], &state).status.success()
     });
 
+    // P5: what a change would move is told before it is made.
+    let planned = || -> Value {
+        let args = ["placement", "--plan", "add=us-west", "-o", "json", "--admin-url", &dev.region(2, "admin")];
+        serde_json::from_str(&succeed(&args, &state)).expect("JSON")
+    };
+    until("the far region holds every slot", || planned()["slots_estimated"] == 0);
+    let plan = planned();
+    assert_eq!((&plan["total"]["keys"], &plan["total"]["slots"]), (&Value::from(9), &Value::from(3 * 4096)), "{plan}");
+    let gained = plan["nodes"].as_array().expect("a list").iter().find(|node| node["node"] == "(new)").expect("the new node");
+    assert!(gained["region"] == "us-west" && gained["gains"] == plan["moved"] && plan["moved"]["slots"].as_u64() > Some(1000), "{plan}");
+
     // One daemon dies: it is reported, the others go on, and it comes back by the command that was printed.
     send("-KILL", dev.pids()[1]);
     until("the death is told", || Dev::stderr_of(&dir).contains("the daemon of eu-west ended"));

@@ -119,19 +119,27 @@ impl Basis {
 /// What slots hold: counted where this daemon has them, else estimated.
 struct Contents {
     counted: BTreeMap<Slot, (u64, u64)>,
-    average: (u64, u64),
+    sum: (u64, u64),
 }
 
 impl Contents {
     fn new(counted: BTreeMap<Slot, (u64, u64)>) -> Self {
         let sum = counted.values().fold((0, 0), |sum: (u64, u64), one| (sum.0.saturating_add(one.0), sum.1.saturating_add(one.1)));
-        let slots = counted.len().max(1) as u64;
-        let average = (sum.0.div_ceil(slots), sum.1.div_ceil(slots));
-        Self { counted, average }
+        Self { counted, sum }
     }
 
     fn of(&self, slot: Slot) -> (u64, u64) {
-        self.counted.get(&slot).copied().unwrap_or(self.average)
+        let estimated = || (self.share(self.sum.0, slot), self.share(self.sum.1, slot));
+        self.counted.get(&slot).copied().unwrap_or_else(estimated)
+    }
+
+    /// A slot's share of what all counted ones hold. Whole numbers that differ by one at most and, over many slots, add up to the
+    /// average: half a key a slot is a key in every other slot.
+    fn share(&self, sum: u64, slot: Slot) -> u64 {
+        let slots = self.counted.len().max(1) as u128;
+        let up_to = |slot: u128| u128::from(sum) * slot / slots;
+        let number = u128::from(slot.number());
+        u64::try_from(up_to(number + 1) - up_to(number)).unwrap_or(u64::MAX)
     }
 }
 
@@ -236,11 +244,12 @@ mod tests {
 
     #[test]
     fn p5_slots_that_are_not_here_are_taken_to_hold_as_much_as_those_that_are() {
-        let slots: Vec<Slot> = Slot::all().take(2).collect();
-        let contents = Contents::new([(slots[0], (10, 1_000)), (slots[1], (20, 3_000))].into());
-        assert_eq!(contents.of(slots[0]), (10, 1_000));
-        assert_eq!(contents.of(Slot::all().last().expect("a slot")), (15, 2_000));
-        assert_eq!(Contents::new(BTreeMap::new()).of(slots[0]), (0, 0));
+        let counted: BTreeMap<Slot, (u64, u64)> = Slot::all().take(4).zip([(1, 1_000), (0, 0), (1, 3_000), (0, 0)]).collect();
+        let contents = Contents::new(counted.clone());
+        assert!(counted.iter().all(|(slot, held)| contents.of(*slot) == *held));
+        let (keys, bytes) = Slot::all().skip(4).take(1_000).map(|slot| contents.of(slot)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        assert_eq!((keys, bytes), (500, 1_000_000));
+        assert_eq!(Contents::new(BTreeMap::new()).of(Slot::all().last().expect("a slot")), (0, 0));
     }
 
     #[test]
