@@ -243,11 +243,19 @@ mod tests {
         let mut class = ClassPlacement::default();
         class.begin(table(&[0, 1])).expect("nothing was placed");
         assert_eq!((class.epoch, class.is_moving()), (Epoch(1), false));
-        class.begin(table(&[1, 0])).expect("all are stable");
+        class.begin(table(&[0, 1])).expect("all are stable");
         assert_eq!((class.epoch, class.is_moving()), (Epoch(2), false));
-        assert_eq!(ids(class.read_set(Slot::of_hash(0))), [1, 0]);
+        assert_eq!(ids(class.read_set(Slot::of_hash(0))), [0, 1]);
         assert_eq!(class.begin(SlotTable::empty()), Err(BeginError::NoNodes));
         assert_eq!(class.epoch, Epoch(2));
+    }
+
+    #[test]
+    fn a_set_in_another_order_moves_because_a_namespace_may_use_its_first_replicas_only() {
+        let mut class = ClassPlacement::stable(Epoch(1), table(&[0, 1]));
+        class.begin(table(&[1, 0])).expect("all are stable");
+        assert_eq!(class.moving_slots().count(), usize::from(SLOTS));
+        assert_eq!(ids(class.read_set(Slot::of_hash(0))), [0, 1]);
     }
 
     #[test]
