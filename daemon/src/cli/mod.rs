@@ -1,4 +1,4 @@
-//! The commands. One clap definition ([`args`]) is what users type, read and complete; each command is a module.
+//! The commands. One clap definition (`args`) is what users type, read and complete; each command is a module.
 //!
 //! ```text
 //! argv -> args -> serve ............ the daemon itself, in this process
