@@ -39,7 +39,7 @@ const ROOMS: &[Room] = &[
         path: "daemon/replica",
         package: "isochrone-replica",
         imports: &[],
-        crates: Some(&["bytes", "crdts", "serde", "thiserror"]),
+        crates: Some(&["base64", "bytes", "crdts", "serde", "thiserror", "xxhash-rust"]),
         barred: &[],
     },
     Room { path: "config", package: "isochrone-config", imports: &[], crates: None, barred: &["tokio"] },

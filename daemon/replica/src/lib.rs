@@ -17,6 +17,7 @@
 //! - **E3** The actor of a write is (node, incarnation): both are in its [`Version`](isochrone_ident::Version).
 //! - **E4** Time is a hybrid logical clock; what claims to be too far ahead is refused.
 //! - **E5** A write is kept until each replica has it: [`Delivery`].
+//! - **E6** Two replicas find out where they differ at a cost that grows with the difference: [`SlotDigest`].
 //! - **E7** A tombstone goes once no write that is older than it can still arrive: [`Horizon::stable_through`].
 //! - **E8** Expiry is part of the state; it takes effect everywhere at the deadline plus the skew bound.
 //!
@@ -25,12 +26,17 @@
 
 mod clock;
 mod delivery;
+mod digest;
 mod frontier;
 mod horizon;
 mod record;
 
 pub use clock::{Clock, ClockAhead, ClockLimits, Observed};
 pub use delivery::{Delivery, Pass, Sequence};
+pub use digest::{
+    BUCKETS, DigestKey, Fingerprint, GROUPS, Item, Marks, Roots, SPAN_SLOTS, SPANS, SlotDigest, Standing, Sums, bucket_in, bucket_of,
+    differing, differing_items,
+};
 pub use frontier::Frontier;
 pub use horizon::{Heard, Horizon};
 pub use record::{Conflict, Entry, Live, Record, State};
