@@ -117,7 +117,7 @@ fn namespace_changes(changes: &mut Vec<Change>, old: &NamespaceSpec, new: &Names
 }
 
 /// The settings of a namespace that may change, as texts.
-fn fields(spec: &NamespaceSpec) -> [(&'static str, String); 5] {
+fn fields(spec: &NamespaceSpec) -> [(&'static str, String); 7] {
     let or_unset = |value: Option<String>| value.unwrap_or_else(|| "unset".to_owned());
     [
         ("kind", spec.keeping.as_str().to_owned()),
@@ -125,6 +125,8 @@ fn fields(spec: &NamespaceSpec) -> [(&'static str, String); 5] {
         ("ttl_default", or_unset(spec.ttl_default.map(|ttl| ttl.to_string()))),
         ("ttl_max", or_unset(spec.ttl_max.map(|ttl| ttl.to_string()))),
         ("value_bytes", or_unset(spec.value_bytes.map(|bytes| bytes.to_string()))),
+        ("max_staleness", or_unset(spec.max_staleness.map(|max| max.to_string()))),
+        ("set_members", or_unset(spec.set_members.map(|max| max.to_string()))),
     ]
 }
 

@@ -77,6 +77,10 @@ pub struct NamespaceSpec {
     pub ttl_max: Option<Span>,
     /// The largest value; `None` leaves it to the daemon's `limits.value_bytes`, which bounds it in any case.
     pub value_bytes: Option<ByteSize>,
+    /// The oldest answer that is given at level local (E10), at least 1 ms; `None` is no bound.
+    pub max_staleness: Option<Span>,
+    /// Members of a set (E12), 1 to 100,000; `None` leaves it to the daemon's `limits.set_members`, and in strong mode.
+    pub set_members: Option<u64>,
 }
 
 /// The most replicas of a key.
@@ -87,7 +91,17 @@ const REPLICAS_DEFAULT: u8 = 3;
 
 impl NamespaceSpec {
     fn built_in(name: Namespace, mode: Mode, keeping: Keeping) -> Self {
-        Self { name, mode, keeping, replicas: REPLICAS_DEFAULT, ttl_default: None, ttl_max: None, value_bytes: None }
+        Self {
+            name,
+            mode,
+            keeping,
+            replicas: REPLICAS_DEFAULT,
+            ttl_default: None,
+            ttl_max: None,
+            value_bytes: None,
+            max_staleness: None,
+            set_members: None,
+        }
     }
 
     /// How long a key written with that wish lives: the default where there is none, never longer than the most allowed; `None` is for ever.
@@ -105,6 +119,18 @@ impl NamespaceSpec {
     pub fn value_bytes_max(&self, limit: ByteSize) -> ByteSize {
         self.value_bytes.map_or(limit, |own| own.min(limit))
     }
+
+    /// The most members of a set, where a daemon's `limits.set_members` is `limit`.
+    #[must_use]
+    pub fn set_members_max(&self, limit: usize) -> usize {
+        self.set_members.map_or(limit, |own| usize::try_from(own).unwrap_or(usize::MAX))
+    }
+
+    /// Whether an answer that may be `age` old may be given at level local (E10).
+    #[must_use]
+    pub fn is_fresh_enough(&self, age: Duration) -> bool {
+        self.max_staleness.is_none_or(|max| age <= max.duration())
+    }
 }
 
 /// A namespace as it is written.
@@ -118,6 +144,8 @@ struct WrittenNamespace {
     ttl_default: Option<Span>,
     ttl_max: Option<Span>,
     value_bytes: Option<ByteSize>,
+    max_staleness: Option<Span>,
+    set_members: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -246,6 +274,9 @@ fn namespace_rules(written: &WrittenNamespace) -> Vec<(&'static str, String)> {
     if written.mode == Mode::Strong && written.kind == Some(Keeping::Evictable) {
         broken.push(("kind", "what a quorum chose is never evicted: leave kind out, or use mode \"eventual\"".to_owned()));
     }
+    if written.mode == Mode::Strong && written.set_members.is_some() {
+        broken.push(("set_members", "a strong namespace holds no sets: leave it out, or use mode \"eventual\"".to_owned()));
+    }
     if let (Some(default), Some(max)) = (written.ttl_default, written.ttl_max)
         && default > max
     {
@@ -258,8 +289,11 @@ fn specify(written: WrittenCluster) -> ClusterSpec {
     let mut spec = ClusterSpec { cluster: written.cluster, tokens: written.token, ..ClusterSpec::default() };
     for namespace in written.namespace {
         let keeping = namespace.kind.or(built_in(&namespace.name).map(|(_, keeping)| keeping)).unwrap_or(Keeping::Durable);
-        let WrittenNamespace { name, mode, replicas, ttl_default, ttl_max, value_bytes, .. } = namespace;
-        spec.namespaces.insert(name.clone(), NamespaceSpec { name, mode, keeping, replicas, ttl_default, ttl_max, value_bytes });
+        let WrittenNamespace { name, mode, replicas, ttl_default, ttl_max, value_bytes, max_staleness, set_members, .. } = namespace;
+        spec.namespaces.insert(
+            name.clone(),
+            NamespaceSpec { name, mode, keeping, replicas, ttl_default, ttl_max, value_bytes, max_staleness, set_members },
+        );
     }
     spec
 }

@@ -60,4 +60,17 @@ static NAMESPACE: &[KeySpec] = &[
         "The largest value. Unset, and at most, it is limits.value_bytes of the daemon that takes the write.",
     )
     .example("1MiB"),
+    KeySpec::new(
+        "max_staleness",
+        TTL,
+        "How old an answer at level local may be; where only older ones can be given, as in a region that is cut off, the answer is 503 (rule E10). Much \
+         below a second it refuses reads that are as fresh as distance allows. Unset is no bound.",
+    )
+    .example("30s"),
+    KeySpec::new(
+        "set_members",
+        Kind::Integer { min: 1, max: 100_000 },
+        "For eventual namespaces: the most members of a set (rule E12). Unset is limits.set_members of the daemon that takes the write.",
+    )
+    .example("10000"),
 ];

@@ -22,6 +22,9 @@ const fn count(min: u64, max: u64) -> Kind {
 
 const HOUR: Span = Span::secs(3600);
 
+/// For bounds that may be as good as none.
+const CENTURY: Span = Span::secs(100 * 365 * 86_400);
+
 /// The node file: what one daemon is, where it listens, and its bounds. Every queue, wait and store of the daemon is bounded by a
 /// key of this table.
 pub static NODE: Schema = Schema {
@@ -43,6 +46,7 @@ Sizes and times are written in quotes with their unit: \"16MiB\", \"500ms\", \"1
         Section { name: "store", doc: "What this daemon keeps, on disk and in memory.", keys: STORE },
         Section { name: "limits", doc: "Bounds on what one request may ask for.", keys: LIMITS },
         Section { name: "replication", doc: "How writes reach the other replicas.", keys: REPLICATION },
+        Section { name: "copies", doc: "Copies in memory of keys whose replicas are elsewhere (rule E10).", keys: COPIES },
         Section { name: "council", doc: "The group that orders changes of the cluster. No read or write waits for it.", keys: COUNCIL },
         Section { name: "log", doc: "What the daemon tells about itself, on standard error.", keys: LOG },
         Section {
@@ -313,8 +317,8 @@ const STORE: &[KeySpec] = &[
     KeySpec::new(
         "store.log_bytes_max",
         bytes(ByteSize::mib(1), ByteSize::gib(1 << 20)),
-        "The most that writes kept for replicas that are away may take on disk; above it writes are refused with 507 until those replicas are back, \
-         or removed for good with `isochrone members remove`.",
+        "The most that writes which some replica has not confirmed may take on disk; above it writes are refused with 507. The hard end: a replica \
+         that is away lapses at replication.hint_bytes_max, which has to be less, so that only writes faster than any replica takes them get here.",
     )
     .default("1GiB"),
 ];
@@ -359,6 +363,39 @@ const LIMITS: &[KeySpec] = &[
         "How long a write may take before it is answered with 503 if nothing happened, or 504 if that is unknown.",
     )
     .default("10s"),
+    KeySpec::new(
+        "limits.session_wait",
+        span(Span::millis(0), Span::secs(60)),
+        "How long a read with a session token may wait here for what the session has seen, replicas that are ahead asked in between, before it is \
+         answered with 503 (rule E9).",
+    )
+    .default("2s"),
+    KeySpec::new(
+        "limits.set_members",
+        count(1, 100_000),
+        "The most members of a set; an addition beyond it is answered with 413 (rule E12). Replicas merge whole sets: 100,000 members took 77ms. A \
+         namespace may say otherwise.",
+    )
+    .default("10000"),
+    KeySpec::new(
+        "limits.member_bytes",
+        bytes(ByteSize::bytes(16), ByteSize::kib(64)),
+        "The longest member of a set and the longest name of a map's field; above it the answer is 413.",
+    )
+    .default("1KiB"),
+    KeySpec::new(
+        "limits.map_fields",
+        count(1, 100_000),
+        "The most fields of a map; one beyond it is answered with 413. Its fields together are bounded by limits.value_bytes too.",
+    )
+    .default("1000"),
+    KeySpec::new(
+        "limits.register_values",
+        count(1, 1000),
+        "The most values that a register may hold side by side; a further write without a context is answered with 413 until somebody has read them \
+         and replaced them by one.",
+    )
+    .default("64"),
 ];
 
 const REPLICATION: &[KeySpec] = &[
@@ -410,6 +447,66 @@ const REPLICATION: &[KeySpec] = &[
         "How fast one daemon copies slots that move to it, per second, so that a move leaves the network to clients.",
     )
     .default("64MiB"),
+    KeySpec::new(
+        "replication.hint_bytes_max",
+        bytes(ByteSize::kib(64), ByteSize::gib(1 << 20)),
+        "The most that writes kept for replicas that are away may take on disk. Beyond it the replica that lacks most lapses: nothing more is kept for it, \
+         and anti-entropy gives it what it missed (rule E5). `isochrone status` tells.",
+    )
+    .default("512MiB"),
+    KeySpec::new(
+        "replication.hint_age_max",
+        span(Span::secs(1), CENTURY),
+        "How long writes are kept for a replica that is away, before it lapses in the same way.",
+    )
+    .default("6h"),
+    KeySpec::new(
+        "replication.repair_interval_min",
+        span(Span::millis(100), Span::secs(86_400)),
+        "The shortest pause between two rounds of anti-entropy with one replica (rule E6). Each pause is drawn at random, so that daemons do not keep step.",
+    )
+    .default("30s"),
+    KeySpec::new(
+        "replication.repair_interval_max",
+        span(Span::millis(100), Span::secs(86_400)),
+        "The longest such pause. A difference that nothing else has closed is found by then; where there is none, a round costs a few bytes a slot.",
+    )
+    .default("1min"),
+    KeySpec::new(
+        "replication.repair_bytes_per_second",
+        bytes(ByteSize::kib(64), ByteSize::gib(100)),
+        "How fast one daemon takes what anti-entropy found missing, per second, so that a repair leaves the network to clients.",
+    )
+    .default("32MiB"),
+    KeySpec::new(
+        "replication.repair_page_bytes",
+        bytes(ByteSize::kib(4), ByteSize::mib(16)),
+        "Keys and states that differ are sent in pages of about this size; a larger state goes alone.",
+    )
+    .default("256KiB"),
+];
+
+const COPIES: &[KeySpec] = &[
+    KeySpec::new(
+        "copies.bytes",
+        bytes(ByteSize::bytes(0), ByteSize::gib(1 << 20)),
+        "The part of memory, beside store.memory_bytes, for copies of keys whose replicas are elsewhere: keys, values and their index together. 0 turns \
+         them off, and each read of such a key asks a replica.",
+    )
+    .default("64MiB"),
+    KeySpec::new(
+        "copies.subscribers_max",
+        count(1, 65_536),
+        "Daemons that this one tells of changes to the keys that they hold copies of; a further one is refused, and reads without copies.",
+    )
+    .default("256"),
+    KeySpec::new(
+        "copies.queue",
+        count(16, 1_000_000),
+        "Changes that may wait for one such daemon. Beyond it its stream is closed, so that it drops its copies and starts over, instead of holding \
+         memory here.",
+    )
+    .default("4096"),
 ];
 
 const COUNCIL: &[KeySpec] = &[
@@ -444,6 +541,13 @@ const COUNCIL: &[KeySpec] = &[
         "How long the council waits after a member joined or left for others to do so too, before it places the data anew.",
     )
     .default("200ms"),
+    KeySpec::new(
+        "council.away_max",
+        span(Span::secs(10), CENTURY),
+        "A member that nobody has heard for so long is removed: its keys are replicated elsewhere, and tombstones no longer wait for it (rule E7). If \
+         it comes back, it starts over with an empty store. \"36500d\" is never, and lets tombstones pile up.",
+    )
+    .default("72h"),
 ];
 
 const LOG: &[KeySpec] = &[

@@ -35,6 +35,14 @@ pub(crate) const RULES: &[Rule] = &[
         },
     },
     Rule {
+        keys: &["replication.repair_interval_max", "replication.repair_interval_min"],
+        broken: |s| {
+            let min = s.replication.repair_interval_min;
+            below(s.replication.repair_interval_max < min, "replication.repair_interval_min", &min)
+        },
+    },
+    Rule { keys: &["store.log_bytes_max", "replication.hint_bytes_max"], broken: |s| short_log(s) },
+    Rule {
         keys: &["store.disk_bytes", "store.evictable_bytes"],
         broken: |s| below(s.store.disk_bytes < s.store.evictable_bytes, "store.evictable_bytes", &s.store.evictable_bytes),
     },
@@ -101,6 +109,15 @@ fn short_frame(settings: &NodeSettings) -> Option<String> {
     let least = ByteSize::bytes(value.as_u64() + FRAME_EXTRA.as_u64());
     (settings.peer.frame_bytes_max < least)
         .then(|| format!("must be at least \"{least}\", to hold a value of limits.value_bytes (\"{value}\") and what goes with it"))
+}
+
+fn short_log(settings: &NodeSettings) -> Option<String> {
+    let hints = settings.replication.hint_bytes_max;
+    (settings.store.log_bytes_max <= hints).then(|| {
+        format!(
+            "must be above replication.hint_bytes_max, which is \"{hints}\", or writes are refused before a replica that is away lapses"
+        )
+    })
 }
 
 fn hasty_election(settings: &NodeSettings) -> Option<String> {

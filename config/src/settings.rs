@@ -30,6 +30,8 @@ pub struct NodeSettings {
     pub limits: Limits,
     /// How writes travel.
     pub replication: Replication,
+    /// Copies of keys whose replicas are elsewhere.
+    pub copies: Copies,
     /// The cluster's order.
     pub council: Council,
     /// What is told.
@@ -195,7 +197,7 @@ pub struct Store {
     pub queue_max: usize,
     /// Longest time unsynced, at most 50 ms.
     pub sync_interval: Span,
-    /// The part of `disk_bytes` for the operation log.
+    /// The part of `disk_bytes` for the operation log; more than `replication.hint_bytes_max`.
     pub log_bytes_max: ByteSize,
 }
 
@@ -219,6 +221,16 @@ pub struct Limits {
     pub read_deadline: Span,
     /// Longest write.
     pub write_deadline: Span,
+    /// Longest wait for what a session has seen (E9).
+    pub session_wait: Span,
+    /// Members of a set (E12), where its namespace says nothing.
+    pub set_members: usize,
+    /// Longest member of a set and name of a field.
+    pub member_bytes: ByteSize,
+    /// Fields of a map.
+    pub map_fields: usize,
+    /// Values of a register, side by side.
+    pub register_values: usize,
 }
 
 /// `[replication]`.
@@ -241,6 +253,30 @@ pub struct Replication {
     pub clock_ahead_alarm: Span,
     /// Pace of moves, bytes a second.
     pub move_bytes_per_second: ByteSize,
+    /// Writes kept for replicas that are away (E5); less than `store.log_bytes_max`.
+    pub hint_bytes_max: ByteSize,
+    /// How long they are kept.
+    pub hint_age_max: Span,
+    /// Shortest pause between rounds of anti-entropy (E6).
+    pub repair_interval_min: Span,
+    /// Longest such pause; at least `repair_interval_min`.
+    pub repair_interval_max: Span,
+    /// Pace of anti-entropy, bytes a second.
+    pub repair_bytes_per_second: ByteSize,
+    /// Size of a page of differences.
+    pub repair_page_bytes: ByteSize,
+}
+
+/// `[copies]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copies {
+    /// Memory for them; 0 turns them off.
+    pub bytes: ByteSize,
+    /// Daemons that are told of changes.
+    pub subscribers_max: usize,
+    /// Changes that may wait for one of them.
+    pub queue: usize,
 }
 
 /// `[council]`.
@@ -257,6 +293,8 @@ pub struct Council {
     pub propose_deadline: Span,
     /// Wait for further members before placing anew.
     pub settle: Span,
+    /// Silence after which a member is removed (E7).
+    pub away_max: Span,
 }
 
 /// How log lines look.

@@ -45,6 +45,21 @@ fn a_namespace_is_declared_with_its_settings() {
 }
 
 #[test]
+fn e10_e12_a_namespace_bounds_the_age_of_answers_and_the_size_of_sets_and_may_change_both() {
+    let bounded = parse(&format!("{PROFILES}max_staleness = \"30s\"\nset_members = 20\n"));
+    let free = parse(PROFILES);
+    let of = |spec: &ClusterSpec| spec.namespace(&ns("profiles")).cloned().unwrap();
+    let seconds = |s: u64| Span::secs(s).duration();
+    assert_eq!([30, 31].map(|s| of(&bounded).is_fresh_enough(seconds(s))), [true, false]);
+    assert!(of(&free).is_fresh_enough(seconds(1 << 40)));
+    assert_eq!([of(&bounded), of(&free)].map(|spec| spec.set_members_max(10_000)), [20, 10_000]);
+    let changes = diff(&free, &bounded);
+    let told: Vec<String> = changes.iter().map(Change::to_string).collect();
+    assert_eq!(told, ["~ namespace profiles: max_staleness unset -> 30s", "~ namespace profiles: set_members unset -> 20"]);
+    assert!(!changes.iter().any(Change::is_refused));
+}
+
+#[test]
 fn a_built_in_namespace_may_be_listed_again_but_keeps_its_mode() {
     let spec = parse("[[namespace]]\nname = \"cache\"\nmode = \"eventual\"\nttl_max = \"1d\"\n");
     let cache = spec.namespace(&ns("cache")).unwrap();
@@ -67,6 +82,11 @@ fn mistakes_are_told_with_their_lines() {
             "cluster.toml:4: namespace[0].ttl_default = \"2h\": must not be above ttl_max",
         ),
         ("[[namespace]]\nmode = \"strong\"\nname = \"x\"\nkind = \"evictable\"\n".into(), "cluster.toml:4: namespace[0].kind"),
+        (
+            "[[namespace]]\nname = \"x\"\nmode = \"strong\"\nset_members = 5\n".into(),
+            "cluster.toml:4: namespace[0].set_members = 5: a strong",
+        ),
+        (format!("{PROFILES}max_staleness = 30\n"), "cluster.toml:4: namespace[0].max_staleness = 30: must be a time from"),
         ("[[namespace]]\nname = \"x\"\n".into(), "cluster.toml:1: namespace[0].mode: has no default"),
         ("[[namespaces]]\n".into(), "namespaces = "),
         ("namespaces = 1\n".into(), "cluster.toml:1: namespaces = 1: unknown key; did you mean namespace?"),

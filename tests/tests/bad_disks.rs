@@ -7,7 +7,7 @@ use tests::process::{Authority, Daemon, Spec};
 
 #[test]
 fn e11_a_full_store_refuses_writes_with_507_and_reads_go_on() {
-    let small = "[store]\ndisk_bytes = \"16MiB\"\nevictable_bytes = \"1MiB\"\nlog_bytes_max = \"1MiB\"\n";
+    let small = "[store]\ndisk_bytes = \"16MiB\"\nevictable_bytes = \"1MiB\"\nlog_bytes_max = \"1MiB\"\n[replication]\nhint_bytes_max = \"512KiB\"\n";
     let daemon = Daemon::ready(&Authority::new(), &Spec::new("us-east", 1).with(small));
     let value = vec![7; 1 << 20];
     let mut taken = 0;

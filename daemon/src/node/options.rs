@@ -20,6 +20,50 @@ pub struct Environment {
     pub on_fatal: Arc<dyn Fn(String) + Send + Sync>,
 }
 
+/// What is kept for replicas that are away (E5). Beyond either bound the slowest of them lapses, and anti-entropy takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hints {
+    /// Bytes of the operation log (`replication.hint_bytes_max`), fewer than [`NodeOptions::log_bytes_max`].
+    pub bytes_max: u64,
+    /// Age of its oldest entry (`replication.hint_age_max`).
+    pub age_max: Duration,
+}
+
+/// The pace of anti-entropy (E6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepairOptions {
+    /// Shortest and longest pause between two rounds with one replica (`replication.repair_interval_min`, `_max`).
+    pub interval: (Duration, Duration),
+    /// Bytes a second that this daemon takes, at most (`replication.repair_bytes_per_second`).
+    pub bytes_per_second: u64,
+    /// Bytes of one page of what differs (`replication.repair_page_bytes`); a larger state goes alone.
+    pub page_bytes: usize,
+}
+
+/// Bounds of counters, sets, maps and registers (E12). A write beyond one is refused; what replicas send is merged all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TypedBounds {
+    /// Members of a set (`limits.set_members`), where its namespace says nothing.
+    pub set_members: usize,
+    /// Bytes of a member and of a field's name (`limits.member_bytes`).
+    pub member_bytes: usize,
+    /// Fields of a map (`limits.map_fields`).
+    pub map_fields: usize,
+    /// Values that a register holds side by side (`limits.register_values`).
+    pub register_values: usize,
+}
+
+/// Copies of keys whose replicas are elsewhere (E10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyOptions {
+    /// Memory for them, in bytes (`copies.bytes`); 0: this daemon holds none.
+    pub bytes: u64,
+    /// Daemons that this one tells of changes (`copies.subscribers_max`).
+    pub subscribers_max: usize,
+    /// Changes that may wait for one of them before its stream is closed (`copies.queue`).
+    pub queue: usize,
+}
+
 /// Bounds and periods of a node. [`Default`] gives what the example file says.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
@@ -35,8 +79,16 @@ pub struct NodeOptions {
     pub clock: ClockLimits,
     /// Bytes a second that a replica is filled with, at most (`replication.move_bytes_per_second`).
     pub move_bytes_per_second: u64,
-    /// Bytes of the operation log, at most (`store.log_bytes_max`): while replicas are away so long that it is full, writes are refused.
+    /// Bytes of the operation log, at most (`store.log_bytes_max`): while it is full, writes are refused. More than `hints.bytes_max`.
     pub log_bytes_max: u64,
+    /// What is kept for replicas that are away.
+    pub hints: Hints,
+    /// The pace of anti-entropy.
+    pub repair: RepairOptions,
+    /// Silence after which a member is removed and, if it comes back, starts over (`council.away_max`).
+    pub away_max: Duration,
+    /// Copies of keys whose replicas are elsewhere.
+    pub copies: CopyOptions,
     /// Budget of the store on disk, in bytes (`store.disk_bytes`); told to operators.
     pub disk_bytes_max: u64,
     /// Largest value (`limits.value_bytes`).
@@ -47,6 +99,10 @@ pub struct NodeOptions {
     pub read_deadline: Duration,
     /// How long a write may take (`limits.write_deadline`).
     pub write_deadline: Duration,
+    /// How long a read may wait for what its session has seen (`limits.session_wait`).
+    pub session_wait: Duration,
+    /// Bounds of counters, sets, maps and registers.
+    pub typed: TypedBounds,
     /// How long the council may take to decide (`council.propose_deadline`).
     pub propose_deadline: Duration,
     /// How often tombstones and expired values are looked for in one slot after the other, and how many slots at a time.
@@ -95,11 +151,21 @@ impl Default for NodeOptions {
             clock: ClockLimits::default(),
             move_bytes_per_second: 64 << 20,
             log_bytes_max: 1 << 30,
+            hints: Hints { bytes_max: 512 << 20, age_max: Duration::from_secs(6 * 3600) },
+            repair: RepairOptions {
+                interval: (Duration::from_secs(30), Duration::from_secs(60)),
+                bytes_per_second: 32 << 20,
+                page_bytes: 256 << 10,
+            },
+            away_max: Duration::from_secs(72 * 3600),
+            copies: CopyOptions { bytes: 64 << 20, subscribers_max: 256, queue: 4096 },
             disk_bytes_max: 8 << 30,
             value_bytes: 16 << 20,
             idempotency_ttl: Duration::from_secs(600),
             read_deadline: Duration::from_secs(2),
             write_deadline: Duration::from_secs(10),
+            session_wait: Duration::from_secs(2),
+            typed: TypedBounds { set_members: 10_000, member_bytes: 1 << 10, map_fields: 1_000, register_values: 64 },
             propose_deadline: Duration::from_secs(5),
             sweep: (Duration::from_secs(1), 64),
             page_bytes: 256 << 10,

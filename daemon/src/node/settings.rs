@@ -13,7 +13,7 @@ use isochrone_replica::ClockLimits;
 use isochrone_store::{Driver, StoreOptions};
 
 use super::emulate::EmulatedNetwork;
-use super::options::{Environment, NodeOptions};
+use super::options::{CopyOptions, Environment, Hints, NodeOptions, RepairOptions, TypedBounds};
 
 /// Bytes of packets that the emulated network holds, at most.
 const EMULATED_BYTES_MAX: usize = 64 << 20;
@@ -36,15 +36,45 @@ pub(crate) fn node_options(settings: &NodeSettings) -> NodeOptions {
         move_bytes_per_second: replication.move_bytes_per_second.as_u64(),
         disk_bytes_max: settings.store.disk_bytes.as_u64(),
         log_bytes_max: settings.store.log_bytes_max.as_u64(),
+        hints: Hints { bytes_max: replication.hint_bytes_max.as_u64(), age_max: replication.hint_age_max.duration() },
+        repair: repair_options(settings),
+        away_max: settings.council.away_max.duration(),
+        copies: copy_options(settings),
         value_bytes: limits.value_bytes.as_u64(),
         idempotency_ttl: limits.idempotency_ttl.duration(),
         read_deadline: limits.read_deadline.duration(),
         write_deadline: limits.write_deadline.duration(),
+        session_wait: limits.session_wait.duration(),
+        typed: typed_bounds(settings),
         propose_deadline: settings.council.propose_deadline.duration(),
         join: settings.peer.join.clone(),
         cluster_file: String::new(),
         cluster_width: ClusterSpec::default().replica_width(),
         ..NodeOptions::default()
+    }
+}
+
+fn repair_options(settings: &NodeSettings) -> RepairOptions {
+    let replication = &settings.replication;
+    RepairOptions {
+        interval: (replication.repair_interval_min.duration(), replication.repair_interval_max.duration()),
+        bytes_per_second: replication.repair_bytes_per_second.as_u64(),
+        page_bytes: replication.repair_page_bytes.as_usize(),
+    }
+}
+
+fn copy_options(settings: &NodeSettings) -> CopyOptions {
+    let copies = &settings.copies;
+    CopyOptions { bytes: copies.bytes.as_u64(), subscribers_max: copies.subscribers_max, queue: copies.queue }
+}
+
+fn typed_bounds(settings: &NodeSettings) -> TypedBounds {
+    let limits = &settings.limits;
+    TypedBounds {
+        set_members: limits.set_members,
+        member_bytes: limits.member_bytes.as_usize(),
+        map_fields: limits.map_fields,
+        register_values: limits.register_values,
     }
 }
 
@@ -198,7 +228,7 @@ mod tests {
         ("store.batch_max", "7"),
         ("store.queue_max", "7"),
         ("store.sync_interval", "\"7ms\""),
-        ("store.log_bytes_max", "\"7MiB\""),
+        ("store.log_bytes_max", "\"7GiB\""),
         ("limits.value_bytes", "\"7MiB\""),
         ("limits.idempotency_ttl", "\"7s\""),
         ("limits.list_max", "7"),
@@ -207,6 +237,11 @@ mod tests {
         ("limits.body_bytes_in_flight", "\"77MiB\""),
         ("limits.read_deadline", "\"7s\""),
         ("limits.write_deadline", "\"7s\""),
+        ("limits.session_wait", "\"7s\""),
+        ("limits.set_members", "7"),
+        ("limits.member_bytes", "\"77B\""),
+        ("limits.map_fields", "7"),
+        ("limits.register_values", "7"),
         ("replication.heartbeat", "\"70ms\""),
         ("replication.window", "7"),
         ("replication.batch_bytes", "\"7MiB\""),
@@ -215,11 +250,21 @@ mod tests {
         ("replication.clock_ahead_max", "\"700ms\""),
         ("replication.clock_ahead_alarm", "\"70ms\""),
         ("replication.move_bytes_per_second", "\"7MiB\""),
+        ("replication.hint_bytes_max", "\"7MiB\""),
+        ("replication.hint_age_max", "\"7h\""),
+        ("replication.repair_interval_min", "\"7s\""),
+        ("replication.repair_interval_max", "\"70s\""),
+        ("replication.repair_bytes_per_second", "\"7MiB\""),
+        ("replication.repair_page_bytes", "\"7KiB\""),
+        ("copies.bytes", "\"0\""),
+        ("copies.subscribers_max", "7"),
+        ("copies.queue", "77"),
         ("council.heartbeat", "\"70ms\""),
         ("council.election_timeout", "\"7s\""),
         ("council.snapshot_every", "77"),
         ("council.propose_deadline", "\"7s\""),
         ("council.settle", "\"7s\""),
+        ("council.away_max", "\"7h\""),
         ("emulation.links", "[{ address = \"127.0.0.1:7\", region = \"eu-west\", one_way = \"7ms\" }]"),
     ];
 
