@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crdts::{CmRDT, LWWReg};
-use isochrone_ident::{Key, Namespace, Version, WallMicros};
+use isochrone_ident::{Key, Kind, Namespace, Version, WallMicros};
 use serde::{Deserialize, Serialize};
 
 /// A value as a client wrote it.
@@ -124,6 +124,8 @@ impl Record {
 pub struct Entry {
     /// The key's namespace.
     pub ns: Namespace,
+    /// What the key holds; each kind has a key space of its own.
+    pub kind: Kind,
     /// The key.
     pub key: Key,
     /// Its state.

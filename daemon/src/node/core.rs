@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use isochrone_council::{Council, Member};
 use isochrone_gossip::Mesh;
-use isochrone_ident::{ClusterName, Hlc, Key, Namespace, NodeId, Slot, Version, WallMicros};
+use isochrone_ident::{ClusterName, Hlc, Key, Kind, Namespace, NodeId, Slot, Version, WallMicros};
 use isochrone_replica::{Delivery, Horizon, Sequence};
 use isochrone_store::Store;
 use tokio::sync::watch;
@@ -42,7 +42,7 @@ pub(crate) struct Core {
 }
 
 /// A record to forget, should it still have that version.
-pub(crate) type Doomed = (Slot, Namespace, Key, Version);
+pub(crate) type Doomed = (Slot, Namespace, Kind, Key, Version);
 
 /// Locks without giving up when another thread panicked while it held the lock: the values behind our locks are valid between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

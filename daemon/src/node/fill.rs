@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use isochrone_council::{Command, Role, SlotClass};
 use isochrone_gossip::{Call, Traffic};
-use isochrone_ident::{Epoch, Hlc, Key, Namespace, NodeId, Slot};
+use isochrone_ident::{Epoch, Hlc, Key, Kind, Namespace, NodeId, Slot};
 use isochrone_replica::Entry;
 
 use super::core::{Core, Doomed, lock};
@@ -26,7 +26,7 @@ const FETCHES_AT_A_TIME: usize = 4;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A place in a slot: the key after which a page begins.
-type Place = Option<(Namespace, Key)>;
+type Place = Option<(Namespace, Kind, Key)>;
 
 /// The slots that this node was filled with in the move away from one epoch. Kept in memory: after a restart it is filled once more.
 #[derive(Default)]
@@ -161,14 +161,14 @@ fn dead_here(core: &Core, after: &Place, page: &SlotPage, stable_through: Hlc) -
     if core.store.slot_totals(slot).keys == 0 {
         return Ok(Vec::new());
     }
-    let there: BTreeSet<(&Namespace, &Key)> = page.entries.iter().map(|e| (&e.ns, &e.key)).collect();
-    let in_range = |e: &Entry| page.next.as_ref().is_none_or(|(ns, key)| (&e.ns, &e.key) <= (ns, key));
-    let is_dead = |e: &Entry| e.record.version.hlc <= stable_through && !there.contains(&(&e.ns, &e.key));
+    let there: BTreeSet<(&Namespace, Kind, &Key)> = page.entries.iter().map(|e| (&e.ns, e.kind, &e.key)).collect();
+    let in_range = |e: &Entry| page.next.as_ref().is_none_or(|(ns, kind, key)| (&e.ns, e.kind, &e.key) <= (ns, *kind, key));
+    let is_dead = |e: &Entry| e.record.version.hlc <= stable_through && !there.contains(&(&e.ns, e.kind, &e.key));
     let mut doomed = Vec::new();
     let mut place = after.clone();
     loop {
         let own = core.store.scan_slot(slot, place.as_ref(), core.options.page_bytes).map_err(|e| e.to_string())?;
-        let forget = |e: &Entry| (slot, e.ns.clone(), e.key.clone(), e.record.version);
+        let forget = |e: &Entry| (slot, e.ns.clone(), e.kind, e.key.clone(), e.record.version);
         doomed.extend(own.entries.iter().filter(|e| in_range(e) && is_dead(e)).map(forget));
         match own.next {
             Some(next) if own.entries.last().is_some_and(in_range) => place = Some(next),

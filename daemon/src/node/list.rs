@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use isochrone_edge::{Level, ListCommand, ListPage, Listed, Receipt, Refusal};
 use isochrone_gossip::{Call, Traffic};
-use isochrone_ident::{Key, Namespace, NodeId, Slot, WallMicros};
+use isochrone_ident::{Key, Kind, Namespace, NodeId, Slot, WallMicros};
 use tokio::time::Instant;
 
 use super::core::Core;
@@ -110,7 +110,10 @@ impl Core {
         let (mut entries, mut next) = (Vec::new(), request.after.clone());
         for _ in 0..LIST_ROUNDS {
             let after = next.as_ref().map(Key::as_bytes);
-            let page = self.store.list(&request.ns, &request.prefix, after, limit - entries.len(), &want).map_err(|e| e.to_string())?;
+            let page = self
+                .store
+                .list(&request.ns, Kind::Value, &request.prefix, after, limit - entries.len(), &want)
+                .map_err(|e| e.to_string())?;
             let visible = page.items.into_iter().filter(|item| item.live && is_visible(item.expires_at));
             entries.extend(visible.map(|k| Listed { key: k.key, version: k.version, bytes: k.bytes, expires_at: k.expires_at }));
             next = page.next;

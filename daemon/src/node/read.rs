@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use isochrone_config::{Mode as NamespaceMode, NamespaceSpec};
 use isochrone_edge::{Glance, Level, Object, ReadCommand, Receipt, Refusal, Served, Source};
 use isochrone_gossip::{Call, CallError, Traffic};
-use isochrone_ident::{Key, Namespace, NodeId, Region, Slot};
+use isochrone_ident::{Key, Kind, Namespace, NodeId, Region, Slot};
 use isochrone_replica::Record;
 use tokio::time::Instant;
 
@@ -46,7 +46,7 @@ impl Core {
         if !view.reads_here(spec, slot) {
             return Glance::Ask;
         }
-        match self.store.get(slot, ns, key) {
+        match self.store.get(slot, ns, Kind::Value, key) {
             Ok(record) => Glance::Answer(self.served(record, self.age_ms(), self.me.region.clone(), Source::Hit)),
             Err(_) => Glance::Ask,
         }
@@ -74,7 +74,7 @@ impl Core {
     }
 
     fn own_record(&self, slot: Slot, ns: &Namespace, key: &Key) -> Result<Option<Record>, Refusal> {
-        self.store.get(slot, ns, key.as_bytes()).map_err(|error| {
+        self.store.get(slot, ns, Kind::Value, key.as_bytes()).map_err(|error| {
             tracing::error!(%error, %ns, %key, "a record cannot be read");
             Refusal::Internal { detail: Cow::Owned(error.to_string()) }
         })
@@ -157,7 +157,7 @@ impl Core {
         if !view.replicas(&request.ns, slot).read.contains(&self.id()) {
             return Err("not a replica of this key; the epochs differ".to_owned());
         }
-        let record = self.store.get(slot, &request.ns, request.key.as_bytes()).map_err(|e| e.to_string())?;
+        let record = self.store.get(slot, &request.ns, Kind::Value, request.key.as_bytes()).map_err(|e| e.to_string())?;
         Ok(wire::encode(&ReadAnswer { record, age_ms: self.age_ms(), region: self.me.region.clone() }))
     }
 }

@@ -177,7 +177,7 @@ impl Stream<'_> {
             }
             through = logged.sequence;
             if view.needs(self.peer, &logged.ns, logged.slot)
-                && seen.insert((logged.ns.clone(), logged.key.clone()))
+                && seen.insert((logged.ns.clone(), logged.kind, logged.key.clone()))
                 && let Some(entry) = self.current(logged)?
             {
                 bytes += entry.record.bytes() + entry.key.as_bytes().len();
@@ -189,8 +189,8 @@ impl Stream<'_> {
 
     /// A logged key's present state, which is that write's or a later one's. One that cannot be read is kept from the peer by ending the stream.
     fn current(&self, logged: Logged) -> Result<Option<Entry>, String> {
-        let record = self.core.store.get(logged.slot, &logged.ns, logged.key.as_bytes()).map_err(|e| e.to_string())?;
-        Ok(record.map(|record| Entry { ns: logged.ns, key: logged.key, record }))
+        let record = self.core.store.get(logged.slot, &logged.ns, logged.kind, logged.key.as_bytes()).map_err(|e| e.to_string())?;
+        Ok(record.map(|record| Entry { ns: logged.ns, kind: logged.kind, key: logged.key, record }))
     }
 
     fn answered(&mut self, bytes: &[u8]) -> Result<(), String> {

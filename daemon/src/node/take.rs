@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isochrone_edge::{Level, Receipt, Refusal, WriteCommand, WriteOp, Written};
-use isochrone_ident::Version;
+use isochrone_ident::{Kind, Version};
 use isochrone_replica::{Entry, Live, Record};
 use isochrone_store::{Durability, Placed, RequestKey, WriteError, WriteSet};
 use serde::{Deserialize, Serialize};
@@ -105,7 +105,7 @@ impl Core {
             answers: key.into_iter().map(|key| (key, super::wire::encode(&first), until)).collect(),
             entries: vec![Placed {
                 slot: View::slot(&command.ns, command.key.as_bytes()),
-                entry: Entry { ns: command.ns, key: command.key, record },
+                entry: Entry { ns: command.ns, kind: Kind::Value, key: command.key, record },
                 evictable,
             }],
             log: true,

@@ -129,6 +129,6 @@ fn doomed(core: &Core, slot: Slot, entries: &[isochrone_replica::Entry]) -> Vec<
         let gone = matches!(record.state, State::Tombstone) || !record.is_visible(now, core.options.clock.ahead_ms_max);
         gone && (record.version.hlc <= stable || core.options.breaks(Mutation::ForgetUnstable))
     };
-    let forget = |e: &isochrone_replica::Entry| (slot, e.ns.clone(), e.key.clone(), e.record.version);
+    let forget = |e: &isochrone_replica::Entry| (slot, e.ns.clone(), e.kind, e.key.clone(), e.record.version);
     entries.iter().filter(is_doomed).map(forget).collect()
 }

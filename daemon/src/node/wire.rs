@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use isochrone_edge::Listed;
 use isochrone_gossip::ServiceId;
-use isochrone_ident::{Epoch, Hlc, Key, Namespace, Region, Slot};
+use isochrone_ident::{Epoch, Hlc, Key, Kind, Namespace, Region, Slot};
 use isochrone_replica::{Entry, Heard, Record, Sequence};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -112,7 +112,7 @@ pub(crate) struct FetchRequest {
     /// The slots, in the order in which they are wanted; as many of them are answered as fit.
     pub(crate) slots: Vec<Slot>,
     /// Of the first slot, only keys after this one.
-    pub(crate) after: Option<(Namespace, Key)>,
+    pub(crate) after: Option<(Namespace, Kind, Key)>,
     /// The epoch that the slots leave: a source that is at another one refuses.
     pub(crate) epoch: Epoch,
 }
@@ -125,7 +125,7 @@ pub(crate) struct SlotPage {
     /// The records, tombstones included.
     pub(crate) entries: Vec<Entry>,
     /// Where the next page begins; `None`: the slot has no more.
-    pub(crate) next: Option<(Namespace, Key)>,
+    pub(crate) next: Option<(Namespace, Kind, Key)>,
 }
 
 /// The answer to a [`FetchRequest`].

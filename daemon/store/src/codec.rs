@@ -6,12 +6,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isochrone_ident::{Key, Namespace, Slot, Version, WallMicros};
+use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
 use isochrone_replica::{Live, Record, State};
 use serde::{Deserialize, Serialize, Serializer};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+/// The format of nearly every sealed value.
 const SEAL_FORMAT: u8 = 1;
+/// The format of log rows that carry more than a value's name and version.
+const SEAL_FORMAT_OPERATION: u8 = 2;
 const SEAL_BYTES: usize = 9;
 const SLOT_BYTES: usize = 2;
 
@@ -86,63 +89,74 @@ impl<'a> Stored<'a> {
     }
 }
 
-fn checksum(name: &[u8], body: &[u8]) -> [u8; 8] {
-    xxh3_64_with_seed(body, xxh3_64(name)).to_le_bytes()
+/// The seed is the hash of the row's name, and the format where it is not the first, so that the format byte is covered as well.
+fn checksum(format: u8, name: &[u8], body: &[u8]) -> [u8; 8] {
+    let seed = xxh3_64(name).wrapping_add(u64::from(format - SEAL_FORMAT));
+    xxh3_64_with_seed(body, seed).to_le_bytes()
 }
 
 /// Seals `value` under `name` into `out`, whose earlier content is dropped.
 pub(crate) fn seal<T: Serialize>(name: &[u8], value: &T, out: &mut Vec<u8>) {
+    seal_as(SEAL_FORMAT, name, value, out);
+}
+
+fn seal_as<T: Serialize>(format: u8, name: &[u8], value: &T, out: &mut Vec<u8>) {
     out.clear();
     out.resize(SEAL_BYTES, 0);
-    out[0] = SEAL_FORMAT;
+    out[0] = format;
     let buffer = std::mem::take(out);
     *out = postcard::to_extend(value, buffer).expect("a growing buffer takes every value of these plain types");
-    let sum = checksum(name, &out[SEAL_BYTES..]);
+    let sum = checksum(format, name, &out[SEAL_BYTES..]);
     out[1..SEAL_BYTES].copy_from_slice(&sum);
 }
 
 /// Reads what [`seal`] wrote under the same name. Borrows where the type borrows.
 pub(crate) fn unseal<'a, T: Deserialize<'a>>(name: &[u8], bytes: &'a [u8]) -> Result<T, Corrupt> {
+    unseal_as(SEAL_FORMAT, name, bytes)
+}
+
+fn unseal_as<'a, T: Deserialize<'a>>(format: u8, name: &[u8], bytes: &'a [u8]) -> Result<T, Corrupt> {
     let (head, body) = bytes.split_at_checked(SEAL_BYTES).ok_or(Corrupt)?;
-    if head[0] != SEAL_FORMAT || head[1..] != checksum(name, body) {
+    if head[0] != format || head[1..] != checksum(format, name, body) {
         return Err(Corrupt);
     }
     postcard::from_bytes(body).map_err(|_| Corrupt)
 }
 
-/// The row of a record: slot (big endian), namespace, a zero byte (which no namespace has), key. So a slot is one range, in the order of namespace and key.
-pub(crate) fn record_row(slot: Slot, ns: &Namespace, key: &[u8], out: &mut Vec<u8>) {
+/// The row of a record: slot (big endian), namespace, the number of its kind, key. No namespace has a byte so low, and values have 0, as every row had before
+/// there were kinds. So a slot is one range, in the order of namespace, kind and key.
+pub(crate) fn record_row(slot: Slot, ns: &Namespace, kind: Kind, key: &[u8], out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&slot.number().to_be_bytes());
-    push_name(ns, key, out);
+    push_name(ns, kind, key, out);
 }
 
-/// The row of a name: namespace, a zero byte, key.
-pub(crate) fn name_row(ns: &Namespace, key: &[u8], out: &mut Vec<u8>) {
+/// The row of a name: namespace, the number of its kind, key.
+pub(crate) fn name_row(ns: &Namespace, kind: Kind, key: &[u8], out: &mut Vec<u8>) {
     out.clear();
-    push_name(ns, key, out);
+    push_name(ns, kind, key, out);
 }
 
-fn push_name(ns: &Namespace, key: &[u8], out: &mut Vec<u8>) {
+fn push_name(ns: &Namespace, kind: Kind, key: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(ns.as_str().as_bytes());
-    out.push(0);
+    out.push(kind.number());
     out.extend_from_slice(key);
 }
 
 /// Takes a record's row apart.
-pub(crate) fn parse_record_row(row: &[u8]) -> Result<(Slot, Namespace, Key), Corrupt> {
+pub(crate) fn parse_record_row(row: &[u8]) -> Result<(Slot, Namespace, Kind, Key), Corrupt> {
     let (slot, name) = row.split_first_chunk::<SLOT_BYTES>().ok_or(Corrupt)?;
     let slot = Slot::new(u16::from_be_bytes(*slot)).map_err(|_| Corrupt)?;
-    let (ns, key) = parse_name_row(name)?;
-    Ok((slot, ns, key))
+    let (ns, kind, key) = parse_name_row(name)?;
+    Ok((slot, ns, kind, key))
 }
 
 /// Takes a name's row apart.
-pub(crate) fn parse_name_row(row: &[u8]) -> Result<(Namespace, Key), Corrupt> {
-    let end = row.iter().position(|&b| b == 0).ok_or(Corrupt)?;
+pub(crate) fn parse_name_row(row: &[u8]) -> Result<(Namespace, Kind, Key), Corrupt> {
+    let (end, kind) = row.iter().enumerate().find_map(|(at, &b)| Kind::of_number(b).map(|kind| (at, kind))).ok_or(Corrupt)?;
     let ns = std::str::from_utf8(&row[..end]).ok().and_then(|text| Namespace::new(text).ok()).ok_or(Corrupt)?;
     let key = Key::new(Bytes::copy_from_slice(&row[end + 1..])).map_err(|_| Corrupt)?;
-    Ok((ns, key))
+    Ok((ns, kind, key))
 }
 
 /// The rows of one slot: from the first (included) to the second (excluded).
@@ -151,13 +165,45 @@ pub(crate) fn slot_range(slot: Slot) -> ([u8; SLOT_BYTES], [u8; SLOT_BYTES]) {
 }
 
 /// A log row's body.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredOperation<'a> {
     pub(crate) slot: Slot,
     pub(crate) ns: &'a str,
     #[serde(serialize_with = "as_bytes")]
     pub(crate) key: &'a [u8],
     pub(crate) version: Version,
+    pub(crate) kind: Kind,
+    /// The change itself, encoded; only where the sender could not read it from the record (sets, maps, registers).
+    pub(crate) delta: Option<&'a [u8]>,
+    /// The key of the request that made the change.
+    pub(crate) request: Option<&'a [u8]>,
+}
+
+/// A log row's body before there were kinds: of a value.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredValueOperation<'a> {
+    slot: Slot,
+    ns: &'a str,
+    #[serde(serialize_with = "as_bytes")]
+    key: &'a [u8],
+    version: Version,
+}
+
+impl<'a> StoredOperation<'a> {
+    /// Seals it as the row of `sequence`.
+    pub(crate) fn seal(&self, sequence: u64, out: &mut Vec<u8>) {
+        seal_as(SEAL_FORMAT_OPERATION, &sequence.to_be_bytes(), self, out);
+    }
+
+    /// Reads the row of `sequence`, in the form of today or in the one from before there were kinds.
+    pub(crate) fn unseal(sequence: u64, bytes: &'a [u8]) -> Result<Self, Corrupt> {
+        let name = sequence.to_be_bytes();
+        if bytes.first() != Some(&SEAL_FORMAT) {
+            return unseal_as(SEAL_FORMAT_OPERATION, &name, bytes);
+        }
+        let StoredValueOperation { slot, ns, key, version } = unseal(&name, bytes)?;
+        Ok(Self { slot, ns, key, version, kind: Kind::Value, delta: None, request: None })
+    }
 }
 
 /// A kept answer's body.
@@ -201,6 +247,39 @@ mod tests {
         assert_eq!(bytes[1..SEAL_BYTES], [0x6f, 0xd6, 0xb4, 0x7b, 0xc6, 0x21, 0x57, 0xf2]);
     }
 
+    fn operation(kind: Kind) -> StoredOperation<'static> {
+        let version = Version { hlc: Hlc(0x0102), node: NodeId(3), incarnation: Incarnation(4) };
+        StoredOperation { slot: Slot::of_hash(7), ns: "data", key: b"k", version, kind, delta: Some(&[9]), request: Some(b"r") }
+    }
+
+    #[test]
+    fn the_bytes_of_an_operation_on_disk_never_change_and_those_from_before_kinds_are_still_read() {
+        let mut bytes = Vec::new();
+        operation(Kind::Set).seal(5, &mut bytes);
+        assert_eq!(bytes[0], SEAL_FORMAT_OPERATION);
+        let common = [7, 4, b'd', b'a', b't', b'a', 1, b'k', 0x82, 2, 3, 4];
+        assert_eq!(bytes[SEAL_BYTES..], [common.as_slice(), &[2, 1, 1, 9, 1, 1, b'r']].concat());
+        assert_eq!(StoredOperation::unseal(5, &bytes), Ok(operation(Kind::Set)));
+        assert_eq!(StoredOperation::unseal(6, &bytes), Err(Corrupt), "another place in the log");
+
+        let old = [[1].as_slice(), &checksum(1, &5_u64.to_be_bytes(), &common), &common].concat();
+        let read = StoredOperation { delta: None, request: None, ..operation(Kind::Value) };
+        assert_eq!(StoredOperation::unseal(5, &old), Ok(read));
+        let mut changed = old;
+        changed[0] = SEAL_FORMAT_OPERATION;
+        assert_eq!(StoredOperation::unseal(5, &changed), Err(Corrupt), "the format is covered by the checksum");
+    }
+
+    #[test]
+    fn the_rows_of_values_are_those_from_before_there_were_kinds() {
+        let (ns, mut row) = (Namespace::new("data").expect("a name"), Vec::new());
+        record_row(Slot::of_hash(258), &ns, Kind::Value, b"k", &mut row);
+        assert_eq!(row, b"\x01\x02data\0k");
+        name_row(&ns, Kind::Set, b"k", &mut row);
+        assert_eq!(row, b"data\x02k");
+        assert_eq!(parse_name_row(&row).map(|(_, kind, key)| (kind, key.as_bytes().to_vec())), Ok((Kind::Set, b"k".to_vec())));
+    }
+
     #[test]
     fn a_value_under_another_name_is_corrupt() {
         let mut bytes = Vec::new();
@@ -234,17 +313,18 @@ mod tests {
             let _ = unseal::<Stored<'_>>(b"row", &bytes);
             let _ = parse_record_row(&bytes);
             let _ = parse_name_row(&bytes);
+            let _ = StoredOperation::unseal(1, &bytes);
         }
 
         #[test]
         fn rows_order_by_slot_then_namespace_then_key(a in 0u16..4096, b in 0u16..4096, x: [u8; 3], y: [u8; 3]) {
             let ns = Namespace::new("data").expect("a name");
             let (mut one, mut two) = (Vec::new(), Vec::new());
-            record_row(Slot::new(a).expect("below 4096"), &ns, &x, &mut one);
-            record_row(Slot::new(b).expect("below 4096"), &ns, &y, &mut two);
+            record_row(Slot::new(a).expect("below 4096"), &ns, Kind::Value, &x, &mut one);
+            record_row(Slot::new(b).expect("below 4096"), &ns, Kind::Value, &y, &mut two);
             prop_assert_eq!(one.cmp(&two), (a, x).cmp(&(b, y)));
-            let (slot, back, key) = parse_record_row(&one).expect("a row");
-            prop_assert_eq!((slot.number(), &back, key.as_bytes()), (a, &ns, x.as_slice()));
+            let (slot, back, kind, key) = parse_record_row(&one).expect("a row");
+            prop_assert_eq!((slot.number(), &back, kind, key.as_bytes()), (a, &ns, Kind::Value, x.as_slice()));
         }
     }
 }

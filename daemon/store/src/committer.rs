@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use isochrone_ident::{Key, Namespace, Slot, Version};
+use isochrone_ident::{Key, Kind, Namespace, Slot, Version};
 use isochrone_replica::Sequence;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -19,7 +19,7 @@ use crate::{Driver, StoreOptions, WriteError};
 type Reply<T> = oneshot::Sender<Result<T, WriteError>>;
 
 /// A record to forget, if it has that version still.
-pub(crate) type Forgotten = (Slot, Namespace, Key, Version);
+pub(crate) type Forgotten = (Slot, Namespace, Kind, Key, Version);
 
 /// What is asked of the committer.
 pub(crate) enum Job {
@@ -123,8 +123,8 @@ impl Job {
             Self::Write { set, .. } => Applied::Written(work.apply(set, (shared.wall)())?),
             Self::Forget { records, .. } => {
                 let mut count = 0;
-                for (slot, ns, key, version) in records {
-                    count += u64::from(work.forget(*slot, ns, key, *version)?);
+                for (slot, ns, kind, key, version) in records {
+                    count += u64::from(work.forget(*slot, ns, *kind, key, *version)?);
                 }
                 Applied::Counted(count)
             }

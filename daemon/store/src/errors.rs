@@ -1,6 +1,6 @@
 //! What can go wrong, an enum an operation.
 
-use isochrone_ident::{Key, Namespace};
+use isochrone_ident::{Key, Kind, Namespace};
 
 /// Why a store could not be opened. Nothing on the disk was changed, but for what an empty or crashed file needs.
 #[derive(Debug, thiserror::Error)]
@@ -76,10 +76,12 @@ impl WriteError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// What is stored for this key fails its checksum; other keys are not affected. A write to the key replaces it.
-    #[error("the record of {ns}/{key} is corrupt")]
+    #[error("the record of the {kind} {ns}/{key} is corrupt")]
     Corrupt {
         /// The key's namespace.
         ns: Namespace,
+        /// What the key should hold.
+        kind: Kind,
         /// The key.
         key: Key,
     },

@@ -36,7 +36,7 @@
 //! | changes the tables themselves | the engine's checksums catch it when it is opened after a crash: [`OpenError::Corrupt`]; the daemon joins anew with an empty store and is filled |
 //!
 //! # The disk's format, version 1
-//! `records` (slot, namespace, 0, key -> record), `names` (namespace, 0, key -> slot, for listings), `log` (sequence -> operation), `evictable` (insertion ->
+//! `records` (slot, namespace, kind, key -> record), `names` (namespace, kind, key -> slot, for listings; a kind is one byte, 0 for values), `log` (sequence -> operation), `evictable` (insertion ->
 //! record's row), `answers` and `expiry`, `facts`, `totals` (64 slots a row), `meta` (format, sums). Every value is sealed: a format byte, an xxh3
 //! checksum seeded by the row's name, and a body in postcard. Another format is refused at the open.
 //!

@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
-use isochrone_ident::{Key, Namespace};
+use isochrone_ident::{Key, Kind, Namespace};
 use isochrone_replica::Record;
 use moka::Equivalent;
 use moka::sync::Cache;
@@ -37,6 +37,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 520;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name {
     pub(crate) ns: Namespace,
+    pub(crate) kind: Kind,
     pub(crate) key: Key,
 }
 
@@ -44,19 +45,20 @@ pub(crate) struct Name {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NameRef<'a> {
     pub(crate) ns: &'a Namespace,
+    pub(crate) kind: Kind,
     pub(crate) key: &'a [u8],
 }
 
 impl Name {
     fn borrow(&self) -> NameRef<'_> {
-        NameRef { ns: &self.ns, key: self.key.as_bytes() }
+        NameRef { ns: &self.ns, kind: self.kind, key: self.key.as_bytes() }
     }
 }
 
 impl Hash for NameRef<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(self.ns.as_str().as_bytes());
-        state.write_u8(0);
+        state.write_u8(self.kind.number());
         state.write(self.key);
     }
 }
@@ -69,7 +71,7 @@ impl Hash for Name {
 
 impl Equivalent<Name> for NameRef<'_> {
     fn equivalent(&self, name: &Name) -> bool {
-        self.key == name.key.as_bytes() && self.ns == &name.ns
+        self.key == name.key.as_bytes() && self.kind == name.kind && self.ns == &name.ns
     }
 }
 
@@ -125,7 +127,7 @@ impl MemoryTier {
         let Ok(key) = Key::new(bytes::Bytes::copy_from_slice(name.key)) else { return };
         let stripe = self.lock(ticket.stripe);
         if stripe.closing == 0 && stripe.commits == ticket.commits {
-            self.cache.insert(Name { ns: name.ns.clone(), key }, record.clone());
+            self.cache.insert(Name { ns: name.ns.clone(), kind: name.kind, key }, record.clone());
         }
     }
 
@@ -185,7 +187,7 @@ mod tests {
     use super::*;
 
     fn name(key: &str) -> Name {
-        Name { ns: Namespace::new("data").expect("a name"), key: Key::new(key.to_owned()).expect("a key") }
+        Name { ns: Namespace::new("data").expect("a name"), kind: Kind::Value, key: Key::new(key.to_owned()).expect("a key") }
     }
 
     fn record(hlc: u64, bytes: usize) -> Record {

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
-use isochrone_ident::{Key, Namespace, Slot};
+use isochrone_ident::{Key, Kind, Namespace, Slot};
 use isochrone_replica::{Entry, Sequence};
 
 use crate::codec::{Stored, StoredOperation, name_row, parse_name_row, parse_record_row, record_row, slot_range, unseal};
@@ -15,7 +15,7 @@ use crate::{ReadError, Store};
 pub const LIST_EXAMINED_MAX: usize = 10_000;
 
 impl Store {
-    /// One page of a namespace's keys that begin with `prefix` and come after `after`: at most `limit` of those that `want` takes, and at most
+    /// One page of a namespace's keys of one kind that begin with `prefix` and come after `after`: at most `limit` of those that `want` takes, and at most
     /// [`LIST_EXAMINED_MAX`] looked at. Corrupt records are left out and counted.
     ///
     /// # Errors
@@ -23,14 +23,15 @@ impl Store {
     pub fn list(
         &self,
         ns: &Namespace,
+        kind: Kind,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
         want: &dyn Fn(&Key) -> bool,
     ) -> Result<Listing, ReadError> {
         let (mut first, mut start) = (Vec::new(), Vec::new());
-        name_row(ns, prefix, &mut first);
-        name_row(ns, after.unwrap_or_default(), &mut start);
+        name_row(ns, kind, prefix, &mut first);
+        name_row(ns, kind, after.unwrap_or_default(), &mut start);
         let from = if after.is_some() && start >= first { Bound::Excluded(start.as_slice()) } else { Bound::Included(first.as_slice()) };
         self.shared.read(|snapshot| {
             let mut listing = Listing::default();
@@ -41,11 +42,11 @@ impl Store {
                 if !name.value().starts_with(&first) {
                     return Ok(listing);
                 }
-                let (Ok((_, key)), Ok(slot)) = (parse_name_row(name.value()), Slot::new(slot.value())) else { continue };
+                let (Ok((_, _, key)), Ok(slot)) = (parse_name_row(name.value()), Slot::new(slot.value())) else { continue };
                 examined += 1;
                 let last = key.clone();
                 if want(&key) {
-                    listing.items.extend(self.listed(snapshot, slot, ns, key)?);
+                    listing.items.extend(self.listed(snapshot, slot, (ns, kind), key)?);
                 }
                 if listing.items.len() >= limit || examined >= LIST_EXAMINED_MAX {
                     listing.next = Some(last);
@@ -56,12 +57,12 @@ impl Store {
         })
     }
 
-    fn listed(&self, snapshot: &Snapshot, slot: Slot, ns: &Namespace, key: Key) -> Result<Option<Listed>, ReadError> {
+    fn listed(&self, snapshot: &Snapshot, slot: Slot, (ns, kind): (&Namespace, Kind), key: Key) -> Result<Option<Listed>, ReadError> {
         let mut row = Vec::new();
-        record_row(slot, ns, key.as_bytes(), &mut row);
+        record_row(slot, ns, kind, key.as_bytes(), &mut row);
         let Some(found) = snapshot.records.get(row.as_slice()).map_err(|error| self.disk_error(&error.into()))? else { return Ok(None) };
         let Ok(stored) = unseal::<Stored<'_>>(&row, found.value()) else {
-            self.corrupt_record(ns, key.as_bytes());
+            self.corrupt_record(ns, kind, key.as_bytes());
             return Ok(None);
         };
         let (bytes, live) = (stored.value_bytes(), stored.is_live());
@@ -73,11 +74,11 @@ impl Store {
     ///
     /// # Errors
     /// [`ReadError::Disk`] and [`ReadError::Closed`].
-    pub fn scan_slot(&self, slot: Slot, after: Option<&(Namespace, Key)>, bytes_max: usize) -> Result<Page, ReadError> {
+    pub fn scan_slot(&self, slot: Slot, after: Option<&(Namespace, Kind, Key)>, bytes_max: usize) -> Result<Page, ReadError> {
         let (first, end) = slot_range(slot);
         let mut start = first.to_vec();
-        if let Some((ns, key)) = after {
-            record_row(slot, ns, key.as_bytes(), &mut start);
+        if let Some((ns, kind, key)) = after {
+            record_row(slot, ns, *kind, key.as_bytes(), &mut start);
         }
         self.shared.read(|snapshot| {
             let mut page = Page::default();
@@ -85,11 +86,11 @@ impl Store {
             let range = (Bound::Excluded(start.as_slice()), Bound::Excluded(end.as_slice()));
             for row in snapshot.records.range::<&[u8]>(range).map_err(|error| self.disk_error(&error.into()))? {
                 let (name, sealed) = row.map_err(|error| self.disk_error(&error.into()))?;
-                let Ok((_, ns, key)) = parse_record_row(name.value()) else { continue };
-                let at = (ns.clone(), key.clone());
+                let Ok((_, ns, kind, key)) = parse_record_row(name.value()) else { continue };
+                let at = (ns.clone(), kind, key.clone());
                 match unseal::<Stored<'_>>(name.value(), sealed.value()) {
-                    Ok(stored) => page.entries.push(Entry { ns, key, record: stored.to_record() }),
-                    Err(_) => drop(self.corrupt_record(&ns, key.as_bytes())),
+                    Ok(stored) => page.entries.push(Entry { ns, kind, key, record: stored.to_record() }),
+                    Err(_) => drop(self.corrupt_record(&ns, kind, key.as_bytes())),
                 }
                 bytes += name.value().len() + sealed.value().len();
                 if bytes >= bytes_max {
@@ -125,11 +126,12 @@ impl Store {
 }
 
 fn parse_operation(sequence: u64, sealed: &[u8]) -> Option<Logged> {
-    let stored: StoredOperation<'_> = unseal(&sequence.to_be_bytes(), sealed).ok()?;
+    let stored = StoredOperation::unseal(sequence, sealed).ok()?;
     Some(Logged {
         sequence: Sequence(sequence),
         slot: stored.slot,
         ns: Namespace::new(stored.ns).ok()?,
+        kind: stored.kind,
         key: Key::new(Bytes::copy_from_slice(stored.key)).ok()?,
         version: stored.version,
     })

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use bytes::Bytes;
-use isochrone_ident::{Key, Namespace, Slot, Version};
+use isochrone_ident::{Key, Kind, Namespace, Slot, Version};
 use isochrone_replica::{Record, Sequence};
 use tokio::sync::{mpsc, oneshot};
 
@@ -67,7 +67,7 @@ impl Store {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub async fn forget(&self, records: Vec<(Slot, Namespace, Key, Version)>) -> Result<u64, WriteError> {
+    pub async fn forget(&self, records: Vec<(Slot, Namespace, Kind, Key, Version)>) -> Result<u64, WriteError> {
         let records: Vec<Forgotten> = records;
         self.ask(|reply| Job::Forget { records, reply }).await
     }
@@ -123,31 +123,31 @@ impl Store {
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn get(&self, slot: Slot, ns: &Namespace, key: &[u8]) -> Result<Option<Record>, ReadError> {
-        let name = NameRef { ns, key };
+    pub fn get(&self, slot: Slot, ns: &Namespace, kind: Kind, key: &[u8]) -> Result<Option<Record>, ReadError> {
+        let name = NameRef { ns, kind, key };
         if let Some(record) = self.shared.memory.copy_of(name) {
             self.shared.meters.hits.increment(1);
             return Ok(Some(record));
         }
         self.shared.meters.misses.increment(1);
         let ticket = self.shared.memory.ticket(name);
-        let record = self.get_durable(slot, ns, key)?;
+        let record = self.get_durable(slot, ns, kind, key)?;
         if let Some(record) = &record {
             self.shared.memory.fill(ticket, name, record);
         }
         Ok(record)
     }
 
-    fn get_durable(&self, slot: Slot, ns: &Namespace, key: &[u8]) -> Result<Option<Record>, ReadError> {
+    fn get_durable(&self, slot: Slot, ns: &Namespace, kind: Kind, key: &[u8]) -> Result<Option<Record>, ReadError> {
         let mut row = Vec::with_capacity(3 + ns.as_str().len() + key.len());
-        record_row(slot, ns, key, &mut row);
+        record_row(slot, ns, kind, key, &mut row);
         self.shared.read(|snapshot| {
             let Some(found) = snapshot.records.get(row.as_slice()).map_err(|error| self.disk_error(&error.into()))? else {
                 return Ok(None);
             };
             match unseal::<Stored<'_>>(&row, found.value()) {
                 Ok(stored) => Ok(Some(stored.to_record())),
-                Err(_) => Err(self.corrupt_record(ns, key)),
+                Err(_) => Err(self.corrupt_record(ns, kind, key)),
             }
         })
     }
@@ -194,11 +194,11 @@ impl Store {
         self.shared.slot_totals(slot)
     }
 
-    pub(crate) fn corrupt_record(&self, ns: &Namespace, key: &[u8]) -> ReadError {
+    pub(crate) fn corrupt_record(&self, ns: &Namespace, kind: Kind, key: &[u8]) -> ReadError {
         self.shared.meters.corrupt.add(1);
-        tracing::error!(%ns, key = %key.escape_ascii(), "a record fails its checksum");
+        tracing::error!(%ns, %kind, key = %key.escape_ascii(), "a record fails its checksum");
         Key::new(Bytes::copy_from_slice(key))
-            .map_or_else(|_| ReadError::CorruptValue(format!("{ns}/")), |key| ReadError::Corrupt { ns: ns.clone(), key })
+            .map_or_else(|_| ReadError::CorruptValue(format!("{ns}/")), |key| ReadError::Corrupt { ns: ns.clone(), kind, key })
     }
 
     fn corrupt_value(&self, what: &str) -> ReadError {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use isochrone_ident::{Key, Namespace, Slot, Version, WallMicros};
+use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
 use isochrone_replica::{Entry, Sequence};
 
 /// A name that is too long, or empty.
@@ -200,10 +200,10 @@ pub struct Listing {
 /// One page of a slot's records.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// In the order of namespace, then key.
+    /// In the order of namespace, then kind, then key.
     pub entries: Vec<Entry>,
     /// Where to go on; `None` at the end.
-    pub next: Option<(Namespace, Key)>,
+    pub next: Option<(Namespace, Kind, Key)>,
 }
 
 /// One operation in the log: which key changed, and to which version.
@@ -215,6 +215,8 @@ pub struct Logged {
     pub slot: Slot,
     /// The key's namespace.
     pub ns: Namespace,
+    /// What the key holds.
+    pub kind: Kind,
     /// The key.
     pub key: Key,
     /// The version it was given.

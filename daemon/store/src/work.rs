@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use isochrone_ident::{Key, Namespace, Slot, Version, WallMicros};
+use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
 use isochrone_replica::{Record, Sequence};
 use redb::{ReadableTable, Table, WriteTransaction};
 
@@ -162,7 +162,7 @@ impl<'t> Work<'t> {
         let mut seen = BTreeSet::new();
         let mut bytes = 0;
         for placed in set.entries.iter().filter(|placed| !placed.evictable) {
-            record_row(placed.slot, &placed.entry.ns, placed.entry.key.as_bytes(), &mut self.row);
+            record_row(placed.slot, &placed.entry.ns, placed.entry.kind, placed.entry.key.as_bytes(), &mut self.row);
             if let Some(row) = self.records.get(self.row.as_slice())?
                 && seen.insert(self.row.clone())
             {
@@ -185,7 +185,7 @@ impl<'t> Work<'t> {
     /// Merges an entry into what is held for its key (E4, E8).
     fn merge(&mut self, placed: &Placed, log: bool) -> Result<Outcome, redb::Error> {
         let entry = &placed.entry;
-        record_row(placed.slot, &entry.ns, entry.key.as_bytes(), &mut self.row);
+        record_row(placed.slot, &entry.ns, entry.kind, entry.key.as_bytes(), &mut self.row);
         let held = self.held()?;
         let before = held.as_ref().and_then(|held| held.record.as_ref());
         let outcome_before = before.map(summary);
@@ -242,13 +242,13 @@ impl<'t> Work<'t> {
             self.account_gone(placed.slot, held);
         }
         self.account_held(placed.slot, cost, placed.evictable);
-        self.touch(placed.entry.ns.clone(), placed.entry.key.clone());
+        self.touch(placed.entry.ns.clone(), placed.entry.kind, placed.entry.key.clone());
         Ok(())
     }
 
-    fn touch(&mut self, ns: Namespace, key: Key) {
+    fn touch(&mut self, ns: Namespace, kind: Kind, key: Key) {
         self.changed = true;
-        self.touched.push(Name { ns, key });
+        self.touched.push(Name { ns, kind, key });
     }
 
     fn slot_totals(&mut self, slot: Slot) -> &mut SlotTotals {
@@ -281,8 +281,9 @@ impl<'t> Work<'t> {
 
     fn append(&mut self, placed: &Placed, version: Version) -> Result<Sequence, redb::Error> {
         let sequence = self.ledger.last_sequence + 1;
-        let operation = StoredOperation { slot: placed.slot, ns: placed.entry.ns.as_str(), key: placed.entry.key.as_bytes(), version };
-        seal(&sequence.to_be_bytes(), &operation, &mut self.sealed);
+        let (ns, key) = (placed.entry.ns.as_str(), placed.entry.key.as_bytes());
+        let operation = StoredOperation { slot: placed.slot, ns, key, version, kind: placed.entry.kind, delta: None, request: None };
+        operation.seal(sequence, &mut self.sealed);
         self.log.insert(sequence, self.sealed.as_slice())?;
         self.ledger.last_sequence = sequence;
         self.ledger.log_entries += 1;
@@ -327,12 +328,12 @@ impl<'t> Work<'t> {
     }
 
     /// Removes a record if it has exactly that version still (E7). Tells whether it did.
-    pub(crate) fn forget(&mut self, slot: Slot, ns: &Namespace, key: &Key, version: Version) -> Result<bool, redb::Error> {
-        record_row(slot, ns, key.as_bytes(), &mut self.row);
+    pub(crate) fn forget(&mut self, slot: Slot, ns: &Namespace, kind: Kind, key: &Key, version: Version) -> Result<bool, redb::Error> {
+        record_row(slot, ns, kind, key.as_bytes(), &mut self.row);
         match self.held()? {
             Some(held) if held.record.as_ref().is_some_and(|record| record.version == version) => {
                 self.remove(slot, &held)?;
-                self.touch(ns.clone(), key.clone());
+                self.touch(ns.clone(), kind, key.clone());
                 Ok(true)
             }
             _ => Ok(false),
@@ -370,9 +371,9 @@ impl<'t> Work<'t> {
     fn remove_row(&mut self) -> Result<(), redb::Error> {
         let Some(held) = self.held()? else { return Ok(()) };
         match parse_record_row(&self.row) {
-            Ok((slot, ns, key)) => {
+            Ok((slot, ns, kind, key)) => {
                 self.remove(slot, &held)?;
-                self.touch(ns, key);
+                self.touch(ns, kind, key);
             }
             Err(_) => {
                 self.records.remove(self.row.as_slice())?;

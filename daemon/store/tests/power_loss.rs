@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use isochrone_ident::Kind;
 use isochrone_replica::{Record, Sequence};
 use isochrone_store::{Durability, Medium, Placed, Store, StoreOptions, WriteSet};
 use rand::rngs::StdRng;
@@ -106,7 +107,7 @@ impl Case {
     fn check_sums(&self, store: &Store) {
         let mut keys = 0;
         for name in ["data", "cache"] {
-            let listed = store.list(&ns(name), b"", None, 1000, &|_| true).expect("lists");
+            let listed = store.list(&ns(name), Kind::Value, b"", None, 1000, &|_| true).expect("lists");
             for item in &listed.items {
                 let slot = slot_of(item.key.as_bytes());
                 assert!(store.scan_slot(slot, None, 1 << 20).expect("scans").entries.iter().any(|entry| entry.key == item.key));
@@ -183,7 +184,7 @@ fn the_same_seed_leaves_the_same_disk() {
             world.disk.crash(seed);
             drop(store);
             let store = world.open_with(options(&world));
-            let listed = store.list(&ns("data"), b"", None, 1000, &|_| true).expect("lists");
+            let listed = store.list(&ns("data"), Kind::Value, b"", None, 1000, &|_| true).expect("lists");
             let sent: Vec<(u64, bool)> = case.sent.iter().map(|sent| (sent.hlc, sent.acknowledged)).collect();
             format!("{listed:?} {:?} {sent:?}", store.stats())
         })

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isochrone_ident::{Slot, WallMicros};
+use isochrone_ident::{Kind, Slot, WallMicros};
 use isochrone_replica::Record;
 use isochrone_store::{Driver, Durability, FactKey, Medium, OpenError, ReadError, RequestKey, Sequence, Store, WriteError, WriteSet};
 use support::{World, delete, key, live, ns, placed, put, read, run, slot_of, version};
@@ -117,12 +117,12 @@ fn e7_a_tombstone_is_forgotten_only_at_exactly_its_version() {
         let store = World::default().open();
         store.commit(delete("k", 5)).await.expect("commits");
         store.commit(put("l", 5, "v")).await.expect("commits");
-        let forget = |text: &str, hlc| vec![(slot_of(text.as_bytes()), ns("data"), key(text), version(hlc))];
+        let forget = |text: &str, hlc| vec![(slot_of(text.as_bytes()), ns("data"), Kind::Value, key(text), version(hlc))];
         assert_eq!(store.forget(forget("k", 4)).await, Ok(0));
         assert!(read(&store, "data", "k").is_some());
         assert_eq!(store.forget(forget("k", 5)).await, Ok(1));
         assert_eq!(read(&store, "data", "k"), None);
-        assert_eq!(store.list(&ns("data"), b"", None, 10, &|_| true).expect("lists").items.len(), 1);
+        assert_eq!(store.list(&ns("data"), Kind::Value, b"", None, 10, &|_| true).expect("lists").items.len(), 1);
         assert_eq!(store.slot_totals(slot_of(b"k")).keys, 0);
     });
 }
@@ -134,13 +134,13 @@ fn listings_are_in_key_order_and_go_on_where_they_stopped() {
         let entries = ["b/2", "a", "b/1", "b/3", "c"].map(|text| placed("data", text, live(1, text.to_owned())));
         store.commit(WriteSet::of(entries.into())).await.expect("commits");
         store.commit(WriteSet::of(vec![placed("data2", "b/9", live(1, "x"))])).await.expect("commits");
-        let page = store.list(&ns("data"), b"b/", None, 2, &|_| true).expect("lists");
+        let page = store.list(&ns("data"), Kind::Value, b"b/", None, 2, &|_| true).expect("lists");
         let keys: Vec<String> = page.items.iter().map(|item| item.key.to_string()).collect();
         assert_eq!(keys, ["b/1", "b/2"]);
         assert_eq!((page.items[0].bytes, page.items[0].live, page.items[0].version), (3, true, version(1)));
-        let page = store.list(&ns("data"), b"b/", page.next.as_ref().map(|key| key.as_bytes()), 2, &|_| true).expect("lists");
+        let page = store.list(&ns("data"), Kind::Value, b"b/", page.next.as_ref().map(|key| key.as_bytes()), 2, &|_| true).expect("lists");
         assert_eq!((page.items.len(), page.next), (1, None));
-        let wanted = store.list(&ns("data"), b"", None, 9, &|key| key.as_bytes() == b"c").expect("lists");
+        let wanted = store.list(&ns("data"), Kind::Value, b"", None, 9, &|key| key.as_bytes() == b"c").expect("lists");
         assert_eq!(wanted.items.len(), 1);
     });
 }
@@ -170,7 +170,7 @@ fn a_slot_is_read_in_pages_bounded_by_bytes() {
         assert_eq!(store.slot_totals(slot).keys, 10);
         assert_eq!(store.drop_slot(slot).await, Ok(10));
         assert_eq!((store.slot_totals(slot).keys, store.stats().keys), (0, 1));
-        assert_eq!(store.get(slot, &ns("data"), b"k1"), Ok(None));
+        assert_eq!(store.get(slot, &ns("data"), Kind::Value, b"k1"), Ok(None));
     });
 }
 
@@ -390,10 +390,10 @@ fn a_corrupt_record_is_an_error_that_names_it_and_other_keys_stay_readable() {
         store.close().await;
         assert!(world.disk.corrupt(b"a value to be damaged") > 0);
         let store = world.open();
-        let refused = store.get(slot_of(b"bad"), &ns("data"), b"bad");
-        assert_eq!(refused, Err(ReadError::Corrupt { ns: ns("data"), key: key("bad") }));
+        let refused = store.get(slot_of(b"bad"), &ns("data"), Kind::Value, b"bad");
+        assert_eq!(refused, Err(ReadError::Corrupt { ns: ns("data"), kind: Kind::Value, key: key("bad") }));
         assert_eq!(read(&store, "data", "good"), Some(live(1, "a value that is fine")));
-        assert_eq!(store.list(&ns("data"), b"", None, 10, &|_| true).expect("lists").items.len(), 1);
+        assert_eq!(store.list(&ns("data"), Kind::Value, b"", None, 10, &|_| true).expect("lists").items.len(), 1);
         assert!(store.stats().corrupt >= 2);
         store.commit(put("bad", 1, "sent by a peer")).await.expect("a write replaces it");
         assert_eq!(read(&store, "data", "bad"), Some(live(1, "sent by a peer")));
@@ -529,6 +529,6 @@ fn after_the_close_everything_is_refused() {
         store.commit(put("k", 1, "v")).await.expect("commits");
         store.close().await;
         assert_eq!(other.commit(put("k", 2, "v")).await, Err(WriteError::Closed));
-        assert_eq!(other.get(slot_of(b"k"), &ns("data"), b"k"), Err(ReadError::Closed));
+        assert_eq!(other.get(slot_of(b"k"), &ns("data"), Kind::Value, b"k"), Err(ReadError::Closed));
     });
 }

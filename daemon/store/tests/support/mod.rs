@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use isochrone_ident::{Hlc, Key, Namespace, Slot, Version, WallMicros};
+use isochrone_ident::{Hlc, Key, Kind, Namespace, Slot, Version, WallMicros};
 use isochrone_replica::{Entry, Live, Record};
 use isochrone_store::{Driver, Medium, Placed, SimDisk, Store, StoreOptions, WriteSet};
 
@@ -67,7 +67,11 @@ pub(crate) fn live(hlc: u64, value: impl Into<Bytes>) -> Record {
 }
 
 pub(crate) fn placed(name: &str, text: &str, record: Record) -> Placed {
-    Placed { slot: slot_of(text.as_bytes()), entry: Entry { ns: ns(name), key: key(text), record }, evictable: name == "cache" }
+    Placed {
+        slot: slot_of(text.as_bytes()),
+        entry: Entry { ns: ns(name), kind: Kind::Value, key: key(text), record },
+        evictable: name == "cache",
+    }
 }
 
 pub(crate) fn put(text: &str, hlc: u64, value: impl Into<Bytes>) -> WriteSet {
@@ -79,5 +83,5 @@ pub(crate) fn delete(text: &str, hlc: u64) -> WriteSet {
 }
 
 pub(crate) fn read(store: &Store, name: &str, text: &str) -> Option<Record> {
-    store.get(slot_of(text.as_bytes()), &ns(name), text.as_bytes()).expect("reads")
+    store.get(slot_of(text.as_bytes()), &ns(name), Kind::Value, text.as_bytes()).expect("reads")
 }
