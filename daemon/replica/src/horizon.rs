@@ -48,6 +48,17 @@ impl Horizon {
         self.members.get(&member).copied().unwrap_or_default()
     }
 
+    /// Whether that node is a member.
+    #[must_use]
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.members.contains_key(&node)
+    }
+
+    /// The members, ourselves included, in order.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> {
+        self.members.keys().copied()
+    }
+
     /// Every write that any member took up to here, and that we need, is here. [`Hlc::ZERO`] while some member has never been heard.
     #[must_use]
     pub fn heard_from_all(&self) -> Hlc {

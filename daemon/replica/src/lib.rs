@@ -20,6 +20,7 @@
 //! - **E6** Two replicas find out where they differ at a cost that grows with the difference: [`SlotDigest`].
 //! - **E7** A tombstone goes once no write that is older than it can still arrive: [`Horizon::stable_through`].
 //! - **E8** Expiry is part of the state; it takes effect everywhere at the deadline plus the skew bound.
+//! - **E9** A session that roams reads its writes and never goes back: [`Session`], [`Causes`].
 //!
 //! Why the clock is our own and not `uhlc`'s: that one reads wall time through a plain function pointer, which would bring a
 //! hidden clock into a room where time is an argument.
@@ -30,6 +31,7 @@ mod digest;
 mod frontier;
 mod horizon;
 mod record;
+mod session;
 
 pub use clock::{Clock, ClockAhead, ClockLimits, Observed};
 pub use delivery::{Delivery, Pass, Sequence};
@@ -40,3 +42,4 @@ pub use digest::{
 pub use frontier::Frontier;
 pub use horizon::{Heard, Horizon};
 pub use record::{Conflict, Entry, Live, Record, State};
+pub use session::{BadToken, Causes, ClusterTag, Lack, Session};
