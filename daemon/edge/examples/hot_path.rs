@@ -30,7 +30,7 @@ struct Fixed {
 
 impl Fixed {
     fn serve(&self, key: &[u8]) -> Served {
-        let receipt = Receipt { consistency: Level::Local, region: self.region.clone(), age_ms: Some(0) };
+        let receipt = Receipt { consistency: Level::Local, region: self.region.clone(), age_ms: Some(0), session: None };
         Served { object: self.objects.get(key).cloned(), receipt, source: Source::Hit }
     }
 }
@@ -41,7 +41,7 @@ impl Backend for Fixed {
         (ns.as_str() == "data").then_some(view)
     }
 
-    fn glance(&self, _ns: &Namespace, key: &[u8], _level: Level) -> Glance {
+    fn glance(&self, _ns: &Namespace, key: &[u8], _level: Level, _session: Option<&str>) -> Glance {
         Glance::Answer(self.serve(key))
     }
 

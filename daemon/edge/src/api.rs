@@ -20,11 +20,12 @@ use crate::auth::{Auth, Identity, Right, Unknown};
 use crate::body::ResponseBody;
 use crate::budget::BodyBudget;
 use crate::command::{Backend, Level, Mode, NamespaceView, Refusal};
-use crate::fields::{self, ISOCHRONE_SESSION};
+use crate::fields;
 use crate::limits::EdgeLimits;
 use crate::meter::{InFlight, Meter, refused};
 use crate::problem::{Kind, Problem, explain};
 use crate::route::{self, Operation, ROUTES, Route, RouteId, resolve};
+use crate::session::SessionToken;
 use crate::upload::RequestBody;
 use crate::{openapi, path::Query};
 
@@ -60,6 +61,8 @@ struct Asked {
     parts: request::Parts,
     identity: Identity,
     query: Query,
+    /// What the client has seen before.
+    session: Option<SessionToken>,
     /// What follows the route's prefix in the path, still encoded.
     tail: String,
 }
@@ -112,10 +115,8 @@ impl Api {
         let operation = check_operation(route, &parts.method)?;
         let query = Query::parse(parts.uri.query(), operation.query)?;
         check_origin(&parts, &identity)?;
-        if parts.headers.contains_key(ISOCHRONE_SESSION) {
-            return Err(route::not_built("a session token"));
-        }
-        let asked = Asked { parts, identity, query, tail };
+        let session = fields::session(&parts.headers)?;
+        let asked = Asked { parts, identity, query, session, tail };
         match (route.id, &asked.parts.method) {
             (RouteId::Kv, &Method::PUT) => self.put(asked, body).await,
             (RouteId::Kv, &Method::DELETE) => self.delete(asked).await,

@@ -1,8 +1,8 @@
 //! What a request is once it has been understood, what may come back, and who answers it.
 //!
-//! The API turns bytes into one of [`ReadCommand`], [`WriteCommand`] and [`ListCommand`]; a [`Backend`] turns that into a
-//! [`Served`], a [`Written`], a [`ListPage`] or a [`Refusal`]; the API turns this into bytes again. Nothing here knows HTTP but for
-//! the words.
+//! The API turns bytes into one of [`ReadCommand`], [`WriteCommand`], [`ListCommand`], [`TypedRead`] and [`TypedWrite`]; a [`Backend`] turns
+//! that into a [`Served`], a [`Written`], a [`ListPage`], a [`TypedServed`], a [`TypedWritten`] or a [`Refusal`]; the API turns this into bytes
+//! again. Nothing here knows HTTP but for the words.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,9 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use isochrone_ident::{Key, Namespace, Region, Version, WallMicros};
+use isochrone_ident::{Key, Kind, Namespace, Region, Version, WallMicros};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+use crate::session::SessionToken;
+use crate::typed::{TypedRead, TypedServed, TypedWrite, TypedWritten, a_kind};
 
 /// How much agreement an answer rests on, weakest first. A receipt says what was really given, never more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -108,6 +111,9 @@ pub struct Receipt {
     pub region: Region,
     /// Upper bound of the answer's staleness in milliseconds, where one is known.
     pub age_ms: Option<u64>,
+    /// What the client has seen from now on (rule E9), as a [`SessionToken`]'s text: all that the request's own token stood for, and this answer.
+    /// Sharing one text between answers is what keeps it cheap.
+    pub session: Option<Arc<str>>,
 }
 
 /// Where a read was answered from, for `Cache-Status` (RFC 9211).
@@ -163,6 +169,8 @@ pub struct ReadCommand {
     pub key: Key,
     /// What the client asked for, or the namespace's default.
     pub level: Level,
+    /// What the client has seen before (rule E9): the answer is no older.
+    pub session: Option<SessionToken>,
     /// When the client's patience ends; an answer after it is thrown away.
     pub deadline: Instant,
 }
@@ -295,6 +303,8 @@ pub struct WriteCommand {
     pub fingerprint: u128,
     /// What the client asked for, or the namespace's default.
     pub level: Level,
+    /// What the client has seen before (rule E9): the write comes after it.
+    pub session: Option<SessionToken>,
     /// When the client's patience ends. A write that was not sent to anybody by then is [`Refusal::DeadlineBefore`], another one is
     /// [`Refusal::OutcomeUnknown`].
     pub deadline: Instant,
@@ -318,6 +328,8 @@ pub struct Written {
 pub struct ListCommand {
     /// The namespace.
     pub ns: Namespace,
+    /// Only keys of this kind: each kind has a key space of its own.
+    pub kind: Kind,
     /// Only keys that begin so; may be empty.
     pub prefix: Bytes,
     /// Only keys after this one.
@@ -326,6 +338,8 @@ pub struct ListCommand {
     pub limit: usize,
     /// What the client asked for, or the namespace's default.
     pub level: Level,
+    /// What the client has seen before (rule E9): the answer is no older.
+    pub session: Option<SessionToken>,
     /// When the client's patience ends.
     pub deadline: Instant,
 }
@@ -335,8 +349,10 @@ pub struct ListCommand {
 pub struct Listed {
     /// The key.
     pub key: Key,
-    /// Its version.
+    /// Its version: of a value, the `ETag`.
     pub version: Version,
+    /// The `ETag` of a key that is not a value: [`TypedServed::etag`]. `None` for values.
+    pub etag: Option<u128>,
     /// The value's size in bytes.
     pub bytes: u64,
     /// When it expires; `None`: it persists.
@@ -461,6 +477,60 @@ pub enum Refusal {
         /// What.
         detail: Cow<'static, str>,
     },
+    /// 400: the session token is damaged, of another cluster, or from the future (rule E9).
+    #[error("the Isochrone-Session token cannot be used: {detail}; leave it out to begin a new session")]
+    SessionTokenInvalid {
+        /// What is wrong with it.
+        detail: Cow<'static, str>,
+    },
+    /// 503: neither this daemon nor a replica that it reached has all that the session token stands for (rule E9).
+    #[error("what this session has seen is not here yet: {detail}; nothing was applied")]
+    SessionNotCaughtUp {
+        /// What is missing, and who was asked.
+        detail: Cow<'static, str>,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// 413: a set, map or register would hold more than it may (rule E12). Nothing was applied.
+    #[error("a key may hold at most {max} {what}; nothing was applied")]
+    TooMany {
+        /// What there would be too many of, in the plural: `members`, `fields`, `concurrent values`.
+        what: Cow<'static, str>,
+        /// How many there may be.
+        max: u64,
+    },
+    /// 413: a set's member or a map's field is longer than it may be.
+    #[error("a set's member, or a map's field, has at most {bytes_max} bytes; nothing was applied")]
+    MemberTooLong {
+        /// The bound, in bytes.
+        bytes_max: u64,
+    },
+    /// 409: the counter would leave the range of 64 bits. Nothing was applied.
+    #[error("the counter would pass the range of 64 bits, {} to {}; nothing was applied", i64::MIN, i64::MAX)]
+    CounterOverflow,
+    /// 409: a map's field is a counter and was to be set, or is a value and was to be added to.
+    #[error("the map's field `{}` is of the other type: a value is set, a counter is added to; remove the field first to change which", field.escape_debug())]
+    FieldType {
+        /// The field.
+        field: String,
+    },
+    /// 400: a register's context is none that a daemon gave for this key.
+    #[error("the context is not one that an answer for this key gave; read the register and use that answer's `context`, or leave it out")]
+    ContextUnknown,
+    /// 503: a remove takes away what it has seen (rule E5), and no state of the key could be had.
+    #[error("a remove needs the key's state, and none could be had: {detail}; nothing was applied")]
+    NothingToObserve {
+        /// Who was asked and what they said.
+        detail: Cow<'static, str>,
+    },
+    /// 503: only a copy could be had that is older than the namespace allows (rule E10).
+    #[error("the copy here may be {age_ms} ms old, and this namespace's `max_staleness` is {max_ms} ms; no replica could be reached")]
+    TooStale {
+        /// How old it may be, in milliseconds.
+        age_ms: u64,
+        /// The namespace's bound.
+        max_ms: u64,
+    },
 }
 
 fn current_text(current: Option<&Version>) -> String {
@@ -479,8 +549,9 @@ pub trait Backend: Send + Sync + 'static {
     fn namespace(&self, ns: &Namespace) -> Option<NamespaceView>;
 
     /// Answers a read on the spot when it can be had from memory. Called for every read, on the runtime that serves the connection: it
-    /// must not block, and allocates nothing beyond the answer. `key` has 1 to [`Key::BYTES_MAX`] bytes.
-    fn glance(&self, ns: &Namespace, key: &[u8], level: Level) -> Glance;
+    /// must not block, and allocates nothing beyond the answer. `key` has 1 to [`Key::BYTES_MAX`] bytes. `session` is a [`SessionToken`]'s
+    /// text; one that cannot be used is [`Glance::Ask`], since [`Backend::read`] can say why.
+    fn glance(&self, ns: &Namespace, key: &[u8], level: Level, session: Option<&str>) -> Glance;
 
     /// Answers a read.
     fn read(&self, command: ReadCommand) -> BoxFuture<'_, Result<Served, Refusal>>;
@@ -490,4 +561,25 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Lists keys.
     fn list(&self, command: ListCommand) -> BoxFuture<'_, Result<ListPage, Refusal>>;
+
+    /// Reads a counter, set, map or register.
+    fn read_typed(&self, command: TypedRead) -> BoxFuture<'_, Result<TypedServed, Refusal>> {
+        Box::pin(async move { Err(not_built(command.kind)) })
+    }
+
+    /// Changes a counter, set, map or register.
+    fn write_typed(&self, command: TypedWrite) -> BoxFuture<'_, Result<TypedWritten, Refusal>> {
+        Box::pin(async move { Err(not_built(command.op.kind())) })
+    }
+
+    /// A token that stands for all that two tokens of this backend's own stand for: those of a batch's lines become one so. A token that
+    /// cannot be understood is left out.
+    fn join_sessions(&self, held: &Arc<str>, newer: &Arc<str>) -> Arc<str> {
+        let _ = held;
+        Arc::clone(newer)
+    }
+}
+
+fn not_built(kind: Kind) -> Refusal {
+    Refusal::NotBuilt { what: a_kind(kind).into(), instead: "use a value under `/v1/kv`".into() }
 }

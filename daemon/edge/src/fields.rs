@@ -10,8 +10,9 @@ use http::header::{CACHE_CONTROL, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use isochrone_ident::Version;
 
-use crate::command::{Fence, IdempotencyKey, Level, Matcher, NamespaceView, Preconditions, Receipt};
+use crate::command::{Fence, IdempotencyKey, Level, Matcher, NamespaceView, Preconditions, Receipt, Refusal};
 use crate::problem::Problem;
+use crate::session::SessionToken;
 
 pub(crate) const ISOCHRONE_CONSISTENCY: HeaderName = HeaderName::from_static("isochrone-consistency");
 pub(crate) const ISOCHRONE_REGION: HeaderName = HeaderName::from_static("isochrone-region");
@@ -90,6 +91,9 @@ pub(crate) fn put_receipt(headers: &mut HeaderMap, receipt: &Receipt) {
     if let Some(age_ms) = receipt.age_ms {
         headers.insert(ISOCHRONE_AGE_MS, value(|out| put_decimal(out, age_ms)));
     }
+    if let Some(session) = &receipt.session {
+        headers.insert(ISOCHRONE_SESSION, value(|out| out.put_slice(session.as_bytes())));
+    }
 }
 
 /// A field's text, where it is there once.
@@ -100,6 +104,13 @@ pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Opti
         return Err(Problem::malformed(format!("the header field `{name}` is given twice")));
     }
     field.to_str().map(Some).map_err(|_| Problem::malformed(format!("the header field `{name}` holds something other than visible ASCII")))
+}
+
+/// What the client says that it has seen.
+pub(crate) fn session(headers: &HeaderMap) -> Result<Option<SessionToken>, Problem> {
+    let Some(text) = text(headers, &ISOCHRONE_SESSION)? else { return Ok(None) };
+    let token = SessionToken::new(text.trim());
+    token.map(Some).map_err(|e| Refusal::SessionTokenInvalid { detail: e.to_string().into() }.into())
 }
 
 /// The level that a request asks for by header or query; the query wins.

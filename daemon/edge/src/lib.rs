@@ -50,8 +50,11 @@ mod operator;
 mod path;
 mod problem;
 mod range;
+mod replication;
 mod route;
+mod session;
 mod tls;
+mod typed;
 mod upload;
 
 pub use admin::{Admin, RenderMetrics};
@@ -69,5 +72,10 @@ pub use operator::{
     Applied, ApplyRequest, Check, CouncilView, KeyPlacement, MemberView, Operator, OperatorRefusal, PlacementSummary, Reloaded,
     ReplicaView, ReplicationView, RoundTripsView, Status, StoreView,
 };
+pub use replication::{
+    Away, CopiesView, CopyStream, Divergence, PeerReplication, RepairFailure, RepairProgress, RepairRequest, ReplicationReport,
+};
+pub use session::{InvalidSessionToken, SessionToken};
 pub use tls::{Tls, TlsError};
+pub use typed::{Datum, FieldDatum, RegisterDatum, TypedOp, TypedRead, TypedServed, TypedWrite, TypedWritten};
 pub use upload::RequestBody;

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use futures_util::future::BoxFuture;
 use isochrone_ident::{Key, Namespace, NodeId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::replication::{RepairProgress, RepairRequest, ReplicationReport};
 
 /// One readiness check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,6 +233,9 @@ pub enum OperatorRefusal {
     /// 500: something that should not happen.
     #[error("{0}")]
     Internal(String),
+    /// 501: this version does not have it. The text is a noun phrase: `a repair`.
+    #[error("{0} is not built into this version yet")]
+    NotBuilt(String),
 }
 
 /// Who answers operators: the daemon's node, or a model of it in tests.
@@ -283,6 +289,21 @@ pub trait Operator: Send + Sync + 'static {
 
     /// Leaves the cluster gracefully, and ends the daemon afterwards.
     fn leave(&self) -> BoxFuture<'_, Result<(), OperatorRefusal>>;
+
+    /// How the eventual path stands.
+    ///
+    /// # Errors
+    /// [`OperatorRefusal::NotBuilt`] where it is not known how.
+    fn replication(&self) -> Result<ReplicationReport, OperatorRefusal> {
+        Err(OperatorRefusal::NotBuilt("a report on replication".to_owned()))
+    }
+
+    /// Compares this daemon's keys with every other replica now (rule E6), and mends what differs. The receiver always has the newest progress,
+    /// so that nobody waits for a slow reader; the last one says `done`. When all receivers are gone, the repair ends at the next slot.
+    fn repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<watch::Receiver<RepairProgress>, OperatorRefusal>> {
+        let _ = request;
+        Box::pin(async { Err(OperatorRefusal::NotBuilt("a repair".to_owned())) })
+    }
 
     /// The emulated network; `None` when none is emulated.
     fn emulation(&self) -> Option<serde_json::Value>;

@@ -36,6 +36,8 @@ macro_rules! kinds {
 
 kinds! {
     Malformed, "malformed", 400, false, "The request is malformed", "The path, a query parameter, a header field or the body breaks its format. The detail says which and what is allowed.";
+    SessionTokenInvalid, "session-token-invalid", 400, false, "The session token cannot be used", "It is damaged, longer than 1 KiB, of another cluster, or names something that has not happened yet. Send the newest `Isochrone-Session` that this cluster answered with, or none, which begins a new session.";
+    ContextUnknown, "context-unknown", 400, false, "The register's context is unknown", "A put may carry the `context` of an answer for the same key, which says what it replaces. This one is of another key, of another cluster, or damaged. Read the register again, or leave the context out: the value then stands beside the others.";
     Unauthenticated, "unauthenticated", 401, false, "A token is needed", "Send `Authorization: Bearer <token>` with a token that the cluster file lists.";
     Forbidden, "forbidden", 403, false, "The token does not allow this", "The token is known, but lacks the right (read, write or admin) for this namespace. Rights stand in the cluster file.";
     CrossOrigin, "cross-origin", 403, false, "Web pages of other origins may not do this", "The request carries an `Origin` that is not this daemon's own, and no token is asked for here, so that a page on the web could have sent it in somebody's name.";
@@ -47,10 +49,14 @@ kinds! {
     TooSlow, "too-slow", 408, true, "The request came too slowly", "The header or body did not arrive at the rate that the daemon's limits ask for. Nothing was applied.";
     WrongMode, "wrong-mode", 409, false, "The namespace's mode does not allow this", "A namespace is eventual or strong for good; the detail names the setting that would allow the request.";
     InProgress, "request-in-progress", 409, true, "The first request is still being worked on", "A request with this Idempotency-Key has not been answered yet. Repeat it a little later for its answer.";
+    CounterOverflow, "counter-overflow", 409, false, "The counter would pass 64 bits", "A counter goes from -9223372036854775808 to 9223372036854775807. Nothing was added.";
+    FieldType, "field-type", 409, false, "The field is of the other type", "A map's field is a value, which is set, or a counter, which is added to. To change which, remove the field first. Nothing was applied.";
     Conflict, "conflict", 409, false, "Not possible as things are", "The operator's request contradicts the cluster's state.";
     PreconditionFailed, "precondition-failed", 412, false, "A precondition does not hold", "If-Match or If-None-Match failed: somebody else has written. Read again and decide anew.";
     RevisionMismatch, "revision-mismatch", 412, false, "Another revision of the cluster file is in force", "Somebody else has applied a file since this one was read. Look at what changed, then apply again.";
     TooLarge, "too-large", 413, false, "The content is too large", "It is larger than `limits.value_bytes`, the namespace's `value_bytes`, or a bound on batches: `limits.batch_bytes_max`, `limits.batch_lines_max`, or a line that could hold no allowed value. Nothing was stored of what is refused so.";
+    TooManyMembers, "too-many-members", 413, false, "The key would hold too much", "Sets, maps and registers are capped, since they are merged as a whole. The detail says at how many. Spread over more keys. Nothing was applied.";
+    MemberTooLong, "member-too-long", 413, false, "A member or field is too long", "The detail says how long it may be. Nothing was applied.";
     UnsupportedMedia, "unsupported-media-type", 415, false, "The content's type or coding is not taken here", "The detail says what is taken.";
     RangeNotSatisfiable, "range-not-satisfiable", 416, false, "The range lies outside the value", "`Content-Range` tells the value's length.";
     KeyReused, "idempotency-key-reused", 422, false, "The Idempotency-Key was used for another request", "Each new write needs a new key; only an identical repeat may carry an old one.";
@@ -65,6 +71,9 @@ kinds! {
     ClockSkew, "clock-skew", 503, true, "This daemon's clock is wrong", "It takes no writes until its clock is right again (500 ms from the cluster's at most). Ask another daemon. Nothing was applied.";
     NotReady, "not-ready", 503, true, "This daemon is not ready", "It is joining, leaving or full of connections. Ask another one, or try again a little later. Nothing was applied.";
     TooBusy, "too-busy", 503, true, "This daemon is reading as many bodies as it can hold", "The bodies of all requests together take the memory set aside for them (`limits.body_bytes_in_flight`). Wait as long as `Retry-After` says. Nothing was applied.";
+    SessionNotCaughtUp, "session-not-caught-up", 503, true, "What this session has seen is not here yet", "The `Isochrone-Session` token stands for writes that neither this daemon nor a replica that it could reach has (`limits.session_wait`). Try again, or ask the region that was asked before. Nothing was applied.";
+    NothingToObserve, "nothing-to-observe", 503, true, "No state could be had for the remove", "A remove takes away what it has seen, so it needs a state of the key: a replica, or a copy. Adds need none. Nothing was applied; safe to retry.";
+    TooStale, "too-stale", 503, true, "The copy here is too old", "This daemon is no replica of the key and could reach none, and its copy is older than the namespace's `max_staleness`. Nothing was applied; safe to retry.";
     OutcomeUnknown, "outcome-unknown", 504, true, "It is not known whether it was applied", "It may yet be applied. Repeat it with the same Idempotency-Key: it is then applied once.";
     StoreFull, "store-full", 507, false, "The store is full", "The durable budget is spent. Reads go on; writes to durable namespaces wait for deletes or a larger budget.";
 }
@@ -166,6 +175,15 @@ impl From<Refusal> for Problem {
             Refusal::NotReady { .. } => (Kind::NotReady, Some(Duration::from_secs(1))),
             Refusal::NotBuilt { .. } => (Kind::NotBuilt, None),
             Refusal::Internal { .. } => (Kind::Internal, None),
+            Refusal::SessionTokenInvalid { .. } => (Kind::SessionTokenInvalid, None),
+            Refusal::SessionNotCaughtUp { retry_after, .. } => (Kind::SessionNotCaughtUp, Some(retry_after)),
+            Refusal::TooMany { .. } => (Kind::TooManyMembers, None),
+            Refusal::MemberTooLong { .. } => (Kind::MemberTooLong, None),
+            Refusal::CounterOverflow => (Kind::CounterOverflow, None),
+            Refusal::FieldType { .. } => (Kind::FieldType, None),
+            Refusal::ContextUnknown => (Kind::ContextUnknown, None),
+            Refusal::NothingToObserve { .. } => (Kind::NothingToObserve, None),
+            Refusal::TooStale { .. } => (Kind::TooStale, None),
         };
         Self { retry_after: wait, ..kind.because(detail) }
     }
@@ -181,6 +199,7 @@ impl From<OperatorRefusal> for Problem {
             OperatorRefusal::NoQuorum(_) => Kind::NoQuorum,
             OperatorRefusal::OutcomeUnknown(_) => Kind::OutcomeUnknown,
             OperatorRefusal::Internal(_) => Kind::Internal,
+            OperatorRefusal::NotBuilt(_) => Kind::NotBuilt,
         };
         kind.because(refusal.to_string())
     }

@@ -10,7 +10,7 @@ use isochrone_ident::{Key, Kind, Namespace, NodeId, Slot, WallMicros};
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::read::check_level;
+use super::read::{check_level, check_session};
 use super::view::View;
 use super::wire::{self, ListAnswer, ListRequest};
 
@@ -26,6 +26,11 @@ impl Core {
         let view = self.view.load_full();
         let Some(spec) = view.namespace(&command.ns) else { return Err(Refusal::NoSuchNamespace(command.ns)) };
         check_level(spec, command.level)?;
+        check_session(command.session.as_ref())?;
+        if command.kind != isochrone_ident::Kind::Value {
+            let instead = "list values under `/v1/kv`".into();
+            return Err(Refusal::NotBuilt { what: "a listing of this type of key".into(), instead });
+        }
         let request = ListRequest {
             ns: command.ns.clone(),
             prefix: command.prefix,
@@ -45,7 +50,7 @@ impl Core {
             entries.truncate(limit);
             next = entries.last().map(|e| e.key.clone());
         }
-        ListPage { entries, next, receipt: Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms } }
+        ListPage { entries, next, receipt: Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms, session: None } }
     }
 
     /// Each slot's nearest live replica, by node.
@@ -115,7 +120,13 @@ impl Core {
                 .list(&request.ns, Kind::Value, &request.prefix, after, limit - entries.len(), &want)
                 .map_err(|e| e.to_string())?;
             let visible = page.items.into_iter().filter(|item| item.live && is_visible(item.expires_at));
-            entries.extend(visible.map(|k| Listed { key: k.key, version: k.version, bytes: k.bytes, expires_at: k.expires_at }));
+            entries.extend(visible.map(|k| Listed {
+                key: k.key,
+                version: k.version,
+                etag: None,
+                bytes: k.bytes,
+                expires_at: k.expires_at,
+            }));
             next = page.next;
             if next.is_none() || entries.len() >= limit {
                 break;

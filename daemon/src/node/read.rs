@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use isochrone_config::{Mode as NamespaceMode, NamespaceSpec};
-use isochrone_edge::{Glance, Level, Object, ReadCommand, Receipt, Refusal, Served, Source};
+use isochrone_edge::{Glance, Level, Object, ReadCommand, Receipt, Refusal, Served, SessionToken, Source};
 use isochrone_gossip::{Call, CallError, Traffic};
 use isochrone_ident::{Key, Kind, Namespace, NodeId, Region, Slot};
 use isochrone_replica::Record;
@@ -34,6 +34,12 @@ pub(crate) fn check_level(spec: &NamespaceSpec, level: Level) -> Result<(), Refu
     }
 }
 
+/// A promise that this version cannot keep is not made.
+pub(crate) fn check_session(token: Option<&SessionToken>) -> Result<(), Refusal> {
+    let not_built = Refusal::NotBuilt { what: "a session token".into(), instead: "leave it out".into() };
+    if token.is_some() { Err(not_built) } else { Ok(()) }
+}
+
 impl Core {
     /// Answers on the spot where this node is a replica.
     pub(crate) fn glance(&self, ns: &Namespace, key: &[u8], level: Level) -> Glance {
@@ -57,6 +63,7 @@ impl Core {
         let view = self.view.load_full();
         let Some(spec) = view.namespace(&command.ns) else { return Err(Refusal::NoSuchNamespace(command.ns)) };
         check_level(spec, command.level)?;
+        check_session(command.session.as_ref())?;
         let slot = View::slot(&command.ns, command.key.as_bytes());
         let own = self.own_record(slot, &command.ns, &command.key)?;
         if view.reads_here(spec, slot) {
@@ -97,7 +104,7 @@ impl Core {
                 expires_at: live.expires_at,
             })
         });
-        Served { object, receipt: Receipt { consistency: Level::Local, region, age_ms }, source }
+        Served { object, receipt: Receipt { consistency: Level::Local, region, age_ms, session: None }, source }
     }
 
     /// Asks the nearest replica, the next one too once the first is late or has failed, and takes the first answer (M8).

@@ -240,9 +240,9 @@ impl Backend for Node {
         self.core.view.load().namespace_view(ns, self.core.options.value_bytes)
     }
 
-    fn glance(&self, ns: &Namespace, key: &[u8], level: Level) -> Glance {
+    fn glance(&self, ns: &Namespace, key: &[u8], level: Level, session: Option<&str>) -> Glance {
         self.core.traffic.count();
-        self.core.glance(ns, key, level)
+        if session.is_some() { Glance::Ask } else { self.core.glance(ns, key, level) }
     }
 
     fn read(&self, command: ReadCommand) -> BoxFuture<'_, Result<Served, Refusal>> {

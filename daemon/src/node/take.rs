@@ -51,7 +51,7 @@ impl Core {
     }
 
     fn written(&self, version: Version, repeated: bool) -> Written {
-        let receipt = Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms: None };
+        let receipt = Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms: None, session: None };
         Written { version, created: None, receipt, repeated }
     }
 
@@ -61,6 +61,7 @@ impl Core {
             return Err(Refusal::NoSuchNamespace(command.ns.clone()));
         };
         super::read::check_level(spec, command.level)?;
+        super::read::check_session(command.session.as_ref())?;
         if !self.is_member() {
             return Err(Refusal::NotReady { detail: "it has not joined its cluster yet".into() });
         }

@@ -26,15 +26,16 @@ use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use super::write::{Intent, preconditions_in};
-use super::{Api, Asked, level_in, remember, within};
+use super::{Api, Asked, level_in, remember};
 use crate::auth::{Identity, Right};
 use crate::body::ResponseBody;
 use crate::budget::Held;
-use crate::command::{Glance, IdempotencyKey, Level, Matcher, Preconditions, ReadCommand, Refusal, WriteOp};
+use crate::command::{IdempotencyKey, Level, Matcher, Preconditions, Refusal, WriteOp};
 use crate::fields;
 use crate::limits::EdgeLimits;
 use crate::meter::refused;
 use crate::problem::{Kind, Problem};
+use crate::session::SessionToken;
 use crate::upload::{self, Pace, RequestBody};
 
 const TYPES: [&str; 4] = ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"];
@@ -53,7 +54,7 @@ impl Api {
         let least = announced.unwrap_or(0).min(limits.batch_ahead_bytes as u64);
         let memory = Memory { held: self.0.bodies.hold(least)?, least };
         let batch = Batch {
-            worker: Worker { api: self.clone(), identity: asked.identity, level },
+            worker: Worker { api: self.clone(), identity: asked.identity, level, session: asked.session },
             lines: Lines::new(body, &limits, memory),
             limits,
             ahead: FuturesOrdered::new(),
@@ -441,6 +442,7 @@ struct Worker {
     api: Api,
     identity: Identity,
     level: Option<Level>,
+    session: Option<SessionToken>,
 }
 
 impl Worker {
@@ -466,13 +468,7 @@ impl Worker {
         let view = self.api.enter(&self.identity, Right::Read, &ns)?;
         remember(&ns);
         let level = level_in(&ns, &view, self.level)?;
-        let served = match self.api.0.backend.glance(&ns, key.as_bytes(), level) {
-            Glance::Answer(served) => served,
-            Glance::Ask => {
-                let deadline = self.api.deadline();
-                within(deadline, self.api.0.backend.read(ReadCommand { ns, key, level, deadline }), Refusal::DeadlineBefore).await?
-            }
-        };
+        let served = self.api.serve(ns, key, level, self.session.clone()).await?;
         let object = served.object.ok_or_else(|| Kind::NotFound.because("the key is absent"))?;
         let asked = request.preconditions();
         if asked.if_match.is_some_and(|matcher| !matcher.matches(Some(&object.version))) {
@@ -494,7 +490,9 @@ impl Worker {
         let preconditions = preconditions_in(&ns, &view, request.preconditions())?;
         let idempotency_key = request.idempotency_key()?;
         if request.op == Op::Delete {
-            self.api.write(Intent { ns, key, op: WriteOp::Delete, preconditions, idempotency_key, level }).await?;
+            self.api
+                .write(Intent { ns, key, op: WriteOp::Delete, preconditions, idempotency_key, level, session: self.session.clone() })
+                .await?;
             return Ok(answer(204, None));
         }
         let value = request.value()?;
@@ -503,7 +501,7 @@ impl Worker {
         }
         let ttl = fields::effective_ttl(request.ttl_ms.map(Duration::from_millis), &view)?;
         let op = WriteOp::Put { value, content_type: None, ttl };
-        let written = self.api.write(Intent { ns, key, op, preconditions, idempotency_key, level }).await?;
+        let written = self.api.write(Intent { ns, key, op, preconditions, idempotency_key, level, session: self.session.clone() }).await?;
         let status = if written.created == Some(true) { 201 } else { 204 };
         Ok(answer(status, Some(format!("\"{}\"", written.version))))
     }

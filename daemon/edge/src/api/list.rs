@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::LINK;
 use http::{HeaderValue, Response};
-use isochrone_ident::{Key, Namespace, WallMicros};
+use isochrone_ident::{Key, Kind, Namespace, WallMicros};
 use serde_json::{Map, Value};
 
 use super::{Api, Asked, level_in, remember, whole, within};
@@ -26,7 +26,16 @@ impl Api {
         let limit = self.limit(asked.query.text("limit")?)?;
         let after = asked.query.bytes("after").filter(|bytes| !bytes.is_empty()).map(after).transpose()?;
         let deadline = self.deadline();
-        let command = ListCommand { ns: ns.clone(), prefix: prefix.clone(), after, limit, level, deadline };
+        let command = ListCommand {
+            ns: ns.clone(),
+            kind: Kind::Value,
+            prefix: prefix.clone(),
+            after,
+            limit,
+            level,
+            session: asked.session.clone(),
+            deadline,
+        };
         let page = within(deadline, self.0.backend.list(command), Refusal::DeadlineBefore).await?;
         let mut response = whole("application/x-ndjson", lines(&page, self.now()));
         fields::put_receipt(response.headers_mut(), &page.receipt);

@@ -5,7 +5,7 @@ use http::header::{
     ACCEPT_RANGES, AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use isochrone_ident::WallMicros;
+use isochrone_ident::{Key, Namespace, WallMicros};
 use tokio::time::Instant;
 
 use super::{Api, Asked, header_bytes, level_in, remember, remembered, within, without_body};
@@ -16,6 +16,7 @@ use crate::fields::{self, CACHE_STATUS, ISOCHRONE_CONSISTENCY, ISOCHRONE_SESSION
 use crate::problem::{Kind, PROBLEM_JSON, Problem};
 use crate::range::{Wanted, wanted};
 use crate::route::namespace_and_key;
+use crate::session::SessionToken;
 
 /// The kv route's place in the table.
 const KV: usize = 0;
@@ -59,7 +60,7 @@ impl Api {
         }
         let started = Instant::now();
         let (ns, key) = request.uri().path().strip_prefix(PREFIX)?.split_once('/')?;
-        if key.is_empty() || key.len() > isochrone_ident::Key::BYTES_MAX || key.contains('%') {
+        if key.is_empty() || key.len() > Key::BYTES_MAX || key.contains('%') {
             return None;
         }
         let ns = remembered(ns)?;
@@ -67,7 +68,8 @@ impl Api {
         if !may || self.0.backend.namespace(&ns)?.mode != Mode::Eventual {
             return None;
         }
-        let Glance::Answer(served) = self.0.backend.glance(&ns, key.as_bytes(), Level::Local) else { return None };
+        let session = glanced_session(request.headers())?;
+        let Glance::Answer(served) = self.0.backend.glance(&ns, key.as_bytes(), Level::Local, session) else { return None };
         let method = request.method().clone();
         let conditions = Conditions::of(&method, request.headers());
         let mut headers = std::mem::take(request.headers_mut());
@@ -81,9 +83,8 @@ impl Api {
     fn is_plain(&self, headers: &HeaderMap) -> bool {
         let limits = &self.0.limits;
         headers.len() <= limits.headers
-            && header_bytes(headers, 0) + isochrone_ident::Key::BYTES_MAX * 3 <= limits.header_bytes
+            && header_bytes(headers, 0) + Key::BYTES_MAX * 3 <= limits.header_bytes
             && !headers.contains_key(ISOCHRONE_CONSISTENCY)
-            && !headers.contains_key(ISOCHRONE_SESSION)
             && (self.0.auth.is_none() || headers.contains_key(AUTHORIZATION))
     }
 
@@ -94,15 +95,29 @@ impl Api {
         remember(&ns);
         let level = level_in(&ns, &view, fields::level(&asked.parts.headers, asked.query.text("consistency")?)?)?;
         let conditions = Conditions::of(&asked.parts.method, &asked.parts.headers);
-        let served = match self.0.backend.glance(&ns, key.as_bytes(), level) {
-            Glance::Answer(served) => served,
-            Glance::Ask => {
-                let deadline = self.deadline();
-                within(deadline, self.0.backend.read(ReadCommand { ns, key, level, deadline }), Refusal::DeadlineBefore).await?
-            }
-        };
+        let served = self.serve(ns, key, level, asked.session).await?;
         Ok(render(&asked.parts.method, &conditions, served, self.now(), HeaderMap::with_capacity(12)))
     }
+
+    /// The backend's answer to a read: at a glance, or by asking.
+    pub(super) async fn serve(&self, ns: Namespace, key: Key, level: Level, session: Option<SessionToken>) -> Result<Served, Problem> {
+        match self.0.backend.glance(&ns, key.as_bytes(), level, session.as_ref().map(SessionToken::as_str)) {
+            Glance::Answer(served) => Ok(served),
+            Glance::Ask => {
+                let deadline = self.deadline();
+                let command = ReadCommand { ns, key, level, session, deadline };
+                within(deadline, self.0.backend.read(command), Refusal::DeadlineBefore).await
+            }
+        }
+    }
+}
+
+/// The session token of a request that is answered at a glance; `None`: one that the long way has to say no to.
+fn glanced_session(headers: &HeaderMap) -> Option<Option<&str>> {
+    let mut fields = headers.get_all(ISOCHRONE_SESSION).iter();
+    let Some(field) = fields.next() else { return Some(None) };
+    let is_one = fields.next().is_none() && SessionToken::fits(field.as_bytes());
+    if is_one { field.to_str().ok().map(Some) } else { None }
 }
 
 /// The answer to a read; `headers` is empty and becomes its header.

@@ -15,6 +15,7 @@ use crate::command::{IdempotencyKey, Level, Matcher, Mode, NamespaceView, Precon
 use crate::fields::{self, IDEMPOTENT_REPLAYED};
 use crate::problem::{Kind, Problem};
 use crate::route::namespace_and_key;
+use crate::session::SessionToken;
 use crate::upload::{self, RequestBody, Upload};
 
 /// The longest `Content-Type` that is kept, in bytes.
@@ -28,6 +29,7 @@ pub(super) struct Intent {
     pub(super) preconditions: Preconditions,
     pub(super) idempotency_key: Option<IdempotencyKey>,
     pub(super) level: Level,
+    pub(super) session: Option<SessionToken>,
 }
 
 impl Api {
@@ -41,7 +43,7 @@ impl Api {
         let ttl = fields::effective_ttl(fields::requested_ttl(headers, asked.query.text("ttl")?)?, &view)?;
         let Upload { bytes: value, held } = upload::whole(headers, body, view.value_bytes, &self.0.limits, &self.0.bodies).await?;
         let op = WriteOp::Put { value, content_type, ttl };
-        let written = self.write(Intent { ns, key, op, preconditions, idempotency_key, level }).await?;
+        let written = self.write(Intent { ns, key, op, preconditions, idempotency_key, level, session: asked.session }).await?;
         drop(held);
         let status = if written.created == Some(true) { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
         let mut answer = written_headers(&written);
@@ -54,7 +56,8 @@ impl Api {
         let (ns, key, view, level) = self.target(&asked)?;
         let preconditions = preconditions_in(&ns, &view, fields::preconditions(headers)?)?;
         let idempotency_key = fields::idempotency_key(headers)?;
-        let written = self.write(Intent { ns, key, op: WriteOp::Delete, preconditions, idempotency_key, level }).await?;
+        let (op, session) = (WriteOp::Delete, asked.session);
+        let written = self.write(Intent { ns, key, op, preconditions, idempotency_key, level, session }).await?;
         Ok(empty(StatusCode::NO_CONTENT, written_headers(&written)))
     }
 
@@ -68,9 +71,9 @@ impl Api {
     /// Hands a write to the backend. Its time starts now, when all of it is here.
     pub(super) async fn write(&self, intent: Intent) -> Result<Written, Problem> {
         let fingerprint = fingerprint(&intent);
-        let Intent { ns, key, op, preconditions, idempotency_key, level } = intent;
+        let Intent { ns, key, op, preconditions, idempotency_key, level, session } = intent;
         let deadline = self.deadline();
-        let command = WriteCommand { ns, key, op, preconditions, idempotency_key, fingerprint, level, deadline };
+        let command = WriteCommand { ns, key, op, preconditions, idempotency_key, fingerprint, level, session, deadline };
         let late = Refusal::OutcomeUnknown { detail: "the daemon did not answer in time".into() };
         within(deadline, self.0.backend.write(command), late).await
     }

@@ -102,6 +102,7 @@ impl Model {
         let listed = |key: &[u8], object: &Object| Listed {
             key: Key::new(key.to_vec()).unwrap(),
             version: object.version,
+            etag: None,
             bytes: object.value.len() as u64,
             expires_at: object.expires_at,
         };
@@ -119,7 +120,7 @@ impl Model {
 }
 
 fn receipt(level: Level) -> Receipt {
-    Receipt { consistency: level, region: Region::new("us-east").unwrap(), age_ms: (level == Level::Local).then_some(2500) }
+    Receipt { consistency: level, region: Region::new("us-east").unwrap(), age_ms: (level == Level::Local).then_some(2500), session: None }
 }
 
 fn hold(asked: &Preconditions, before: Option<&Object>) -> Result<(), Refusal> {
@@ -146,7 +147,7 @@ impl Backend for Model {
         }
     }
 
-    fn glance(&self, ns: &Namespace, key: &[u8], level: Level) -> Glance {
+    fn glance(&self, ns: &Namespace, key: &[u8], level: Level, _session: Option<&str>) -> Glance {
         let is_slow = self.delay.lock().unwrap().is_some() || self.check().is_err();
         if is_slow || level != Level::Local || key.starts_with(b"far/") {
             return Glance::Ask;
