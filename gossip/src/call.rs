@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use isochrone_ident::NodeId;
+use isochrone_ident::{NodeId, StoreId};
 use tokio::time::Instant;
 
 use crate::channel::Channel;
@@ -150,6 +150,16 @@ pub trait Admission: Send + Sync {
     /// # Errors
     /// The reason of a refusal, which the peer is told.
     fn admit(&self, peer: &PeerIdentity) -> Result<(), String>;
+
+    /// Asked once the greeting has said which store an admitted peer has, before anything else is decoded, and now and then afterwards. A peer
+    /// that is refused here is told [`crate::CloseCode::StoreRetired`], and its [`crate::Mesh::disowned`] says so.
+    ///
+    /// # Errors
+    /// The reason of a refusal, which the peer is told.
+    fn admit_store(&self, peer: &PeerIdentity, store: StoreId) -> Result<(), String> {
+        let _ = (peer, store);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

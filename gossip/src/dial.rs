@@ -98,7 +98,10 @@ async fn keep(core: Arc<Core>, node: NodeId) {
 
 fn note_failure(core: &Core, node: NodeId, error: &GreetError) {
     debug!(peer = %node, %error, "not connected");
-    if matches!(error, GreetError::ByPeer(CloseCode::NodeIdTaken | CloseCode::NotAdmitted | CloseCode::WrongCluster)) {
+    if matches!(
+        error,
+        GreetError::ByPeer(CloseCode::NodeIdTaken | CloseCode::NotAdmitted | CloseCode::StoreRetired | CloseCode::WrongCluster)
+    ) {
         core.note_refused("by-peer", &node.to_string(), &error.to_string());
     }
     if core.best(node, Traffic::Foreground).is_none() {

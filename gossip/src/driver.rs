@@ -114,6 +114,12 @@ fn ask_admission(core: &Core) {
             core.expel(*node, &reason);
         }
     }
+    let links: Vec<_> = lock(&core.links).all().cloned().collect();
+    for link in links {
+        if let Err(reason) = core.admission.admit_store(&link.profile.identity, link.profile.store) {
+            core.expel(link.node(), &reason);
+        }
+    }
 }
 
 /// Runs what leaving needs: tells the peers, then closes everything, within the bound.

@@ -143,8 +143,8 @@ async fn greet_as_dialer(core: &Core, connection: &Connection, traffic: Traffic,
     let broken = |error: &dyn std::fmt::Display| closed_or(connection, &error.to_string());
     send.write_all(&frame_of(&hello(core, version, traffic, serial))).await.map_err(|e| broken(&e))?;
     let _ = send.finish();
-    let theirs = read_header(&mut receive, "greeting").await.map_err(|e| unreadable(connection, &e))?;
-    let theirs = check_hello(theirs, version, &identity)?;
+    let theirs = read_header(&mut receive, "greeting").await.map_err(|e| heeded(core, &identity, unreadable(connection, &e)))?;
+    let theirs = check_hello(core, theirs, version, &identity)?;
     if theirs.traffic != traffic || theirs.serial != serial {
         return Err(GreetError::refused(CloseCode::BadGreeting, "the greeting answers another one"));
     }
@@ -155,7 +155,7 @@ async fn greet_as_acceptor(core: &Core, connection: &Connection) -> Result<Link,
     let (version, identity) = certified(core, connection)?;
     let (mut send, mut receive) = connection.accept_bi().await?;
     let theirs = read_header(&mut receive, "greeting").await.map_err(|e| unreadable(connection, &e))?;
-    let theirs = check_hello(theirs, version, &identity)?;
+    let theirs = check_hello(core, theirs, version, &identity)?;
     let ours = hello(core, version, theirs.traffic, theirs.serial);
     let link = link_of(core, connection, theirs, identity.node);
     if matches!(lock(&core.links).judge(&link), crate::links::Standing::Taken) {
@@ -212,8 +212,16 @@ fn hello(core: &Core, version: WireVersion, traffic: Traffic, serial: u64) -> Gr
     Greeting::Hello(Hello { version, profile: core.me.clone(), process: core.process, serial, traffic })
 }
 
-/// M2: the greeting must say what the certificate says.
-fn check_hello(greeting: Greeting, version: WireVersion, identity: &PeerIdentity) -> Result<Hello, GreetError> {
+/// A certified peer of this cluster may have said that our store is retired (M2).
+fn heeded(core: &Core, by: &PeerIdentity, error: GreetError) -> GreetError {
+    if error == GreetError::ByPeer(CloseCode::StoreRetired) {
+        core.note_disowned(by.node);
+    }
+    error
+}
+
+/// M2: the greeting must say what the certificate says, and its store may not be a retired one.
+fn check_hello(core: &Core, greeting: Greeting, version: WireVersion, identity: &PeerIdentity) -> Result<Hello, GreetError> {
     let Greeting::Hello(hello) = greeting;
     if hello.version != version {
         let reason = format!("version {} was negotiated and {} is spoken", version.0, hello.version.0);
@@ -223,6 +231,8 @@ fn check_hello(greeting: Greeting, version: WireVersion, identity: &PeerIdentity
         let reason = format!("the certificate says {identity}, the greeting {}", hello.profile.identity);
         return Err(GreetError::refused(CloseCode::BadIdentity, reason));
     }
+    let retired = |reason| GreetError::refused(CloseCode::StoreRetired, reason);
+    core.admission.admit_store(identity, hello.profile.store).map_err(retired)?;
     let address = Address::new(&hello.profile.address);
     address.map_err(|e| GreetError::refused(CloseCode::BadGreeting, format!("the advertised address: {e}")))?;
     Ok(hello)

@@ -22,7 +22,8 @@
 //! # Rules
 //! - **M1** A node has an id, a store id and an incarnation that is raised before the first message of every start.
 //! - **M2** Peers speak QUIC with mutual TLS 1.3 only. The certificate's SAN URI says cluster, region and node; it must match the
-//!   greeting. Who is of another cluster, removed, or takes a node id that is in use is refused before anything else is decoded.
+//!   greeting. Who is of another cluster, removed, or takes a node id that is in use is refused before anything else is decoded; a node whose
+//!   *store* is retired is refused as soon as its greeting has named that store, and may come back with another one.
 //! - **M3** ALPN carries the wire version; the current and the previous one are spoken.
 //! - **M4** Certificates are watched and reloaded live; bundles may hold several authorities; bad files keep the old ones.
 //! - **M5** Membership is SWIM in datagrams: one pool a region, gateways between regions, no timers to set.

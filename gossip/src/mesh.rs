@@ -167,6 +167,13 @@ impl Mesh {
         self.core.expel(node, "removed from the cluster");
     }
 
+    /// Who said first that the store of this daemon is retired ([`crate::CloseCode::StoreRetired`]): a certified peer of this cluster. `None` until
+    /// then; never changes afterwards.
+    #[must_use]
+    pub fn disowned(&self) -> watch::Receiver<Option<NodeId>> {
+        self.core.disowned.subscribe()
+    }
+
     /// Reads the certificates again; new connections use them (M4). Files are also watched if the options say so.
     ///
     /// # Errors

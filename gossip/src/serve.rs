@@ -41,6 +41,9 @@ fn ended(core: &Core, link: &Link, end: &ConnectionError) {
         _ => None,
     };
     debug!(peer = %link.profile.identity, traffic = link.traffic.as_str(), %end, "disconnected");
+    if code == Some(CloseCode::StoreRetired) {
+        core.note_disowned(link.node());
+    }
     if gone {
         let node = link.node();
         if code == Some(CloseCode::Leaving) {

@@ -57,6 +57,8 @@ pub(crate) struct Core {
     pub(crate) calls: CallMetrics,
     pub(crate) inbound: Inbound,
     pub(crate) left: watch::Sender<bool>,
+    /// Who said first that our store is retired.
+    pub(crate) disowned: watch::Sender<Option<NodeId>>,
     refusals: Mutex<BTreeSet<(&'static str, String)>>,
 }
 
@@ -169,6 +171,7 @@ impl Core {
             tallies: Mutex::default(),
             calls: CallMetrics::new(),
             left: watch::Sender::new(false),
+            disowned: watch::Sender::new(None),
             refusals: Mutex::default(),
         }
     }
@@ -260,12 +263,25 @@ impl Core {
         }
     }
 
-    /// Closes the connections of a peer that may not be here any more.
+    /// A certified peer says that our store is retired. The first one is remembered.
+    pub(crate) fn note_disowned(&self, by: NodeId) {
+        self.disowned.send_if_modified(|first| {
+            let is_news = first.is_none();
+            first.get_or_insert(by);
+            is_news
+        });
+    }
+
+    /// Closes the connections of a peer that may not be here any more. It is told whether it may come back with another store.
     pub(crate) fn expel(&self, node: NodeId, reason: &str) {
         let links: Vec<_> = lock(&self.links).all().filter(|link| link.node() == node).cloned().collect();
         for link in links {
-            self.note_refused(CloseCode::NotAdmitted.as_str(), &link.profile.identity.to_string(), reason);
-            link.close(CloseCode::NotAdmitted, reason);
+            let profile = &link.profile;
+            let is_welcome = self.admission.admit(&profile.identity).is_ok();
+            let is_retired = is_welcome && self.admission.admit_store(&profile.identity, profile.store).is_err();
+            let code = if is_retired { CloseCode::StoreRetired } else { CloseCode::NotAdmitted };
+            self.note_refused(code.as_str(), &profile.identity.to_string(), reason);
+            link.close(code, reason);
         }
         self.with_peers(|peers, now| peers.forget(now, node));
     }

@@ -179,10 +179,13 @@ pub enum CloseCode {
     /// The daemon has as many connections as it may have.
     #[error("too-many-connections")]
     TooManyConnections = 11,
+    /// The council has retired the peer's store because it was away for too long. Its node may come back with another store.
+    #[error("store-retired")]
+    StoreRetired = 12,
 }
 
 impl CloseCode {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Leaving,
         Self::Superseded,
         Self::BadIdentity,
@@ -194,6 +197,7 @@ impl CloseCode {
         Self::WrongVersion,
         Self::Malformed,
         Self::TooManyConnections,
+        Self::StoreRetired,
     ];
 
     pub(crate) fn code(self) -> VarInt {
@@ -220,6 +224,7 @@ impl CloseCode {
             Self::WrongVersion => "wrong-version",
             Self::Malformed => "malformed",
             Self::TooManyConnections => "too-many-connections",
+            Self::StoreRetired => "store-retired",
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use isochrone_gossip::certs::{self, CA_VALIDITY, CertificatePem, LEAF_VALIDITY};
 use isochrone_gossip::{CloseCode, Credentials, PeerIdentity, RealSockets};
-use isochrone_ident::{ClusterName, Incarnation, NodeId};
+use isochrone_ident::{ClusterName, Incarnation, NodeId, StoreId};
 use metrics_counts::Counts;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ConnectionError, Endpoint};
@@ -252,6 +252,32 @@ async fn m2_a_removed_member_is_refused_and_its_connections_are_closed() {
     assert!(!victim.node.mesh.is_connected(NodeId(2)));
     assert!(victim.node.mesh.peers().get(NodeId(2)).is_none());
     assert!(friend.echo(NodeId(1), b"x").await.is_err());
+}
+
+#[tokio::test]
+async fn m2_a_retired_store_is_refused_and_told_so_while_its_node_comes_back_with_another() {
+    let victim = Victim::new().await;
+    let friend = real(&victim.ca, 2, &[victim.node.address()]).await;
+    until_meshed(&[&victim.node, &friend]).await;
+    assert_eq!(*friend.mesh.disowned().borrow(), None);
+    victim.node.admission.retired.lock().expect("whole").push((NodeId(2), friend.mesh.me().store));
+    until("the connected one is told", SECOND * 3, || *friend.mesh.disowned().borrow() == Some(NodeId(1))).await;
+    victim.until_refused("store-retired").await;
+    friend.mesh.leave().await;
+
+    let mut again = options(&victim.ca, 2, &[victim.node.address()]);
+    again.incarnation = Incarnation(2);
+    let again = start(again, Arc::new(RealSockets::default())).await;
+    until("the old store is told when it greets", SECOND * 3, || *again.mesh.disowned().borrow() == Some(NodeId(1))).await;
+    assert!(!again.mesh.is_connected(NodeId(1)) && !victim.node.mesh.is_connected(NodeId(2)));
+    again.mesh.leave().await;
+
+    let mut anew = options(&victim.ca, 2, &[victim.node.address()]);
+    (anew.incarnation, anew.store) = (Incarnation(3), StoreId(0xa_5703e));
+    let anew = start(anew, Arc::new(RealSockets::default())).await;
+    until_meshed(&[&victim.node, &anew]).await;
+    assert_eq!(*anew.mesh.disowned().borrow(), None);
+    assert!(anew.echo(NodeId(1), b"filled").await.is_ok());
 }
 
 #[tokio::test]

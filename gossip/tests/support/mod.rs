@@ -65,15 +65,21 @@ impl Service for TestService {
     }
 }
 
-/// Admits everybody but those removed.
+/// Admits everybody but those removed, and with any store but those retired.
 #[derive(Default)]
 pub struct TestAdmission {
     pub removed: Mutex<Vec<NodeId>>,
+    pub retired: Mutex<Vec<(NodeId, StoreId)>>,
 }
 
 impl Admission for TestAdmission {
     fn admit(&self, peer: &PeerIdentity) -> Result<(), String> {
         if self.removed.lock().expect("whole").contains(&peer.node) { Err("removed".to_owned()) } else { Ok(()) }
+    }
+
+    fn admit_store(&self, peer: &PeerIdentity, store: StoreId) -> Result<(), String> {
+        let retired = self.retired.lock().expect("whole");
+        if retired.contains(&(peer.node, store)) { Err("retired".to_owned()) } else { Ok(()) }
     }
 }
 
