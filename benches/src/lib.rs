@@ -22,7 +22,10 @@
 //! write and mostly one read a request, no task, no allocation), and says how late it was itself.
 //! The store alone is measured by `--bin store`.
 
+pub mod admin;
 pub mod cluster;
+pub mod durable;
+pub mod flood;
 pub mod import;
 pub mod kill;
 pub mod latency;
@@ -32,11 +35,13 @@ pub mod pace;
 pub mod process;
 pub mod read;
 pub mod ready;
+pub mod resp;
 pub mod setup;
 pub mod single;
 pub mod table;
 pub mod tree;
 pub mod visible;
+mod watchdog;
 pub mod wire;
 
 /// Why a benchmark could not be run. Missed targets are no failures.

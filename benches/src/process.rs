@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::Failure;
+use crate::{Failure, watchdog};
 
 /// How long a child may take to end when asked.
 const GRACE: Duration = Duration::from_secs(15);
@@ -31,7 +31,8 @@ fn held<T>(change: impl FnOnce(&mut Held) -> T) -> T {
     change(&mut HELD.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// From here on SIGINT, SIGTERM, SIGHUP and panics end what is held before they end this process.
+/// From here on SIGINT, SIGTERM, SIGHUP and panics end what is held before they end this process; after SIGKILL a watching shell ends
+/// the processes, and folders stay.
 ///
 /// # Errors
 /// When signals cannot be listened for.
@@ -41,6 +42,7 @@ pub fn guard() -> io::Result<()> {
         before(panic);
         sweep();
     }));
+    watchdog::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
         if runtime.block_on(any_signal()).is_ok() {
@@ -126,6 +128,7 @@ impl Process {
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).env("NO_COLOR", "1").spawn();
         let mut child = spawned.map_err(|error| format!("cannot start {}: {error}", command.get_program().display()))?;
         held(|held| held.processes.push(child.id()));
+        watchdog::watch(child.id());
         let stdin = child.stdin.take();
         Ok(Self { child, stdin, log: log.to_owned(), is_over: false })
     }
@@ -169,6 +172,7 @@ impl Process {
             self.is_over = true;
             let pid = self.pid();
             held(|held| held.processes.retain(|&other| other != pid));
+            watchdog::forget(pid);
         }
         self.is_over
     }
@@ -230,6 +234,26 @@ pub fn gone_by(pid: u32, by: Instant) -> bool {
 pub fn resident_bytes(pid: u32) -> Result<u64, Failure> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     resident_in(&status).ok_or_else(|| format!("process {pid} has no VmRSS").into())
+}
+
+/// Ticks a second in `/proc/PID/stat`: what Linux shows to programs is always in hundredths (proc_pid_stat(5), `USER_HZ`).
+const TICKS: u64 = 100;
+
+/// The processor time of a process so far, in user and kernel mode, all of its threads together, to a hundredth of a second.
+///
+/// # Errors
+/// When it is gone.
+pub fn cpu_time(pid: u32) -> Result<Duration, Failure> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ticks = cpu_ticks_in(&stat).ok_or_else(|| format!("process {pid} has no processor time"))?;
+    Ok(Duration::from_millis(ticks * 1000 / TICKS))
+}
+
+/// Fields 14 and 15, counted from 1; the name in parentheses is field 2 and may have any characters.
+fn cpu_ticks_in(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(ticks()? + ticks()?)
 }
 
 fn resident_in(status: &str) -> Option<u64> {
@@ -307,5 +331,17 @@ mod tests {
         assert_eq!(resident_in("Name:\tx\nVmRSS:\t   12 kB\nThreads:\t1\n"), Some(12 << 10));
         assert_eq!(resident_in("Name:\tx\n"), None);
         assert!(resident_bytes(std::process::id()).expect("it runs") > 1 << 20);
+    }
+
+    #[test]
+    fn processor_time_is_read_behind_any_name() {
+        assert_eq!(cpu_ticks_in("7 (a) b (c) S 1 7 7 0 -1 4194304 1 2 3 4 150 50 9 9 20 0"), Some(200));
+        assert_eq!(cpu_ticks_in("7 (a"), None);
+        let before = cpu_time(std::process::id()).expect("it runs");
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_millis(60) {
+            std::hint::spin_loop();
+        }
+        assert!(cpu_time(std::process::id()).expect("it runs") > before);
     }
 }

@@ -24,7 +24,8 @@ pub struct Recipe {
     log: PathBuf,
     /// Its client listener.
     pub http: SocketAddr,
-    admin: SocketAddr,
+    /// Its admin listener.
+    pub admin: SocketAddr,
     /// Its data directory.
     pub data: PathBuf,
 }

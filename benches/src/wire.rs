@@ -142,6 +142,21 @@ fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     })
 }
 
+/// The bytes of a whole answer with a `Content-Length`, or without a body; `None` while its head is not whole.
+///
+/// # Errors
+/// When it is not HTTP/1.1, or chunked.
+pub fn length(answer: &[u8]) -> io::Result<Option<usize>> {
+    let Some(at) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let head = &answer[..at + 4];
+    let body = match field(head, "content-length") {
+        Some(text) => text.parse::<usize>().map_err(io::Error::other)?,
+        None if matches!(status(head)?, 204 | 304) => 0,
+        None => return Err(invalid("an answer without a length")),
+    };
+    Ok(Some(head.len().saturating_add(body)))
+}
+
 /// Puts the data of a chunked body (RFC 9112 section 7.1) into `body`; false while there is more to come.
 fn dechunk(mut raw: &[u8], body: &mut Vec<u8>) -> io::Result<bool> {
     body.clear();

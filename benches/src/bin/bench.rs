@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use benches::setup::Setup;
-use benches::{Failure, import, kill, million, pace, process, read, ready, visible};
+use benches::{Failure, durable, import, kill, million, pace, process, read, ready, visible};
 use clap::{Parser, Subcommand};
 
 /// Measures the built daemon against its targets, and prints Markdown tables: the target beside what was seen. The exit code is 0 whatever
@@ -38,6 +38,8 @@ enum What {
     Kill(kill::KillArgs),
     /// One daemon with a million keys: load, memory, disk, start.
     Million(million::MillionArgs),
+    /// Durable writes a second on one daemon, beside Redis.
+    Durable(durable::DurableArgs),
     /// All of them, one after the other, as they are by default.
     All {
         /// Only to see that they work: few, small and short, so that the figures say little.
@@ -70,6 +72,7 @@ fn measure(setup: &Setup, what: &What) -> Result<(), Failure> {
         What::Read(args) => read::run(setup, args),
         What::Kill(args) => kill::run(setup, args),
         What::Million(args) => million::run(setup, *args),
+        What::Durable(args) => durable::run(setup, *args),
         What::All { short } => {
             all(*short)?.iter().for_each(|what| told(setup, what));
             Ok(())
