@@ -115,6 +115,13 @@ pub enum Command {
         /// Which slots, at most 4,096.
         slots: Vec<Slot>,
     },
+    /// A member has been away for too long: its store never comes back, but its node may, with another one (E7). Idempotent.
+    Retire {
+        /// The member.
+        node: NodeId,
+        /// The store that it had when it was last heard: a member that has joined with another one in between stays.
+        store: StoreId,
+    },
 }
 
 impl Command {
@@ -128,6 +135,7 @@ impl Command {
             Self::ApplyFile { .. } => "apply_file",
             Self::BeginEpoch { .. } => "begin_epoch",
             Self::Moved { .. } => "moved",
+            Self::Retire { .. } => "retire",
         }
     }
 }
@@ -232,4 +240,11 @@ pub enum Refusal {
     /// A table without replicas.
     #[error("the table is empty")]
     EmptyTable,
+    /// That store was away for too long (E7): its node may join with an empty one.
+    #[error("node {0} with store {1} was away for too long and was retired: it starts over with an empty store")]
+    Retired(NodeId, StoreId),
+    /// The placement still names the node, for the store that it had before: taken in now, its new one would be believed to hold that data.
+    /// Passes by itself; try again.
+    #[error("the data of node {0}'s former store is still being placed elsewhere; it can join once that is done")]
+    StillPlaced(NodeId),
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 pub use crate::propose::{Applied, ProposeError};
 
+use crate::away::Absences;
 use crate::command::{Command, CouncilId, Member, Outcome, Refusal};
 use crate::driver::{Driver, tables_for};
 use crate::journal::{Journal, JournalError};
@@ -123,6 +124,9 @@ pub struct CouncilStatus {
     pub applied_index: Option<u64>,
     /// Index of the last entry in the snapshot here.
     pub snapshot_index: Option<u64>,
+    /// Members that this daemon does not see alive, and for how long, since it started at the earliest. Whether one is retired goes by the
+    /// leader's own count, which is never longer.
+    pub away: BTreeMap<NodeId, Duration>,
 }
 
 /// The council of one daemon. Cloning shares it; dropping the last clone stops its tasks, without waiting for them.
@@ -138,6 +142,7 @@ struct Inner {
     proposer: Proposer,
     heard: Heard,
     meters: Meters,
+    absences: Absences,
     receiving: Mutex<Receiving>,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -175,10 +180,11 @@ impl Council {
         let (heard, stop, published) = (Heard::default(), watch::Sender::new(false), post.published.clone());
         let proposer = Proposer::new(raft.clone(), post.clone(), heard.clone(), meters.clone(), options.clone());
         let pulse = Pulse::new(raft.clone(), post, heard.clone(), meters.clone(), options.clone());
-        let driver = Driver::new(proposer.clone());
+        let absences = Absences::default();
+        let driver = Driver::new(proposer.clone(), absences.clone());
         let tasks = vec![tokio::spawn(pulse.run(stop.subscribe())), tokio::spawn(driver.run(stop.subscribe()))];
         let (receiving, tasks) = (Mutex::default(), Mutex::new(tasks));
-        Self { inner: Arc::new(Inner { options, raft, published, proposer, heard, meters, receiving, stop, tasks }) }
+        Self { inner: Arc::new(Inner { options, raft, published, proposer, heard, meters, absences, receiving, stop, tasks }) }
     }
 
     /// Whether this daemon is in a council whose state it has.
@@ -296,6 +302,7 @@ impl Council {
             last_log_index: metrics.last_log_index,
             applied_index: metrics.last_applied.map(|id| id.index),
             snapshot_index: metrics.snapshot.map(|id| id.index),
+            away: self.inner.absences.all(),
         }
     }
 
@@ -354,7 +361,7 @@ impl Council {
         match state.members.get(&from) {
             Some(member) if member.store == header.from || asks_in => None,
             Some(_) => Some(("other_store", format!("the store of node {from} is not the member's: a lost disk is a new member"))),
-            None if state.is_removed(from) && !matches!(ask, Ask::Join { .. }) => {
+            None if (state.is_removed(from) || state.is_gone(from, header.from)) && !matches!(ask, Ask::Join { .. }) => {
                 Some(("removed", format!("node {from} was removed from the cluster")))
             }
             None if matches!(ask, Ask::Propose { .. }) => Some(("not_member", format!("node {from} is not a member"))),

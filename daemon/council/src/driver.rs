@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   members --> learners --> caught up --> voters (one change at a time)
+//!   members away for too long --> Retire (one at a time, see `away`)
 //!   members, weights, width = basis; basis changed and settled, all stable --> compute --> BeginEpoch --> Moved(strong)
 //! ```
 
@@ -17,8 +18,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::away::{Absences, Kept, may_go, sees_majority};
 use crate::command::{Command, Member, SlotClass, Tables};
 use crate::propose::Proposer;
+use crate::pulse::leads;
 use crate::raft::{RaftMetrics, Seat};
 use crate::state::ClusterState;
 use crate::voters::{Hints, choose};
@@ -64,17 +67,24 @@ fn basis(candidates: &[Candidate], weights: &RegionWeights, width: u8) -> u64 {
 /// The leader's task. It runs on every node and does nothing while another leads.
 pub(crate) struct Driver {
     proposer: Proposer,
-    down_since: BTreeMap<NodeId, Instant>,
+    absences: Absences,
+    /// Since when this node leads.
+    leads_since: Option<Instant>,
+    /// Since when it has led with the majority of the members in sight: absences count from then on at the earliest.
+    sees_since: Option<Instant>,
+    /// Why overdue members are kept, as was told.
+    kept: BTreeMap<NodeId, Kept>,
     unsettled: Option<(u64, Instant)>,
     weigher: Weigher,
     patience: Duration,
 }
 
 impl Driver {
-    pub(crate) fn new(proposer: Proposer) -> Self {
+    pub(crate) fn new(proposer: Proposer, absences: Absences) -> Self {
         let patience = proposer.options.timers.lease * 2;
         let weigher = Weigher::new(proposer.options.weights);
-        Self { proposer, down_since: BTreeMap::new(), unsettled: None, weigher, patience }
+        let (leads_since, sees_since, kept) = (None, None, BTreeMap::new());
+        Self { proposer, absences, leads_since, sees_since, kept, unsettled: None, weigher, patience }
     }
 
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
@@ -97,19 +107,81 @@ impl Driver {
     async fn look(&mut self) {
         let metrics = self.proposer.raft.metrics().borrow().clone();
         let state = self.proposer.post.published.state();
+        self.notice(&state);
         if metrics.state != ServerState::Leader || !state.is_founded() {
             self.forget();
             return;
         }
-        if !self.align_membership(&metrics, &state).await {
-            self.align_placement(&state).await;
+        self.leads_since.get_or_insert_with(Instant::now);
+        if self.align_membership(&metrics, &state).await {
+            return;
+        }
+        match self.next_retirement(&metrics, &state) {
+            Some(retirement) => self.retire(retirement).await,
+            None => self.align_placement(&state).await,
         }
     }
 
     fn forget(&mut self) {
-        self.down_since.clear();
+        (self.leads_since, self.sees_since) = (None, None);
+        self.kept.clear();
+        self.proposer.meters.overdue.set(0.0);
         self.unsettled = None;
         self.weigher.forget();
+    }
+
+    fn is_alive(&self, node: NodeId) -> bool {
+        node == self.proposer.options.me.node || self.proposer.options.observations.alive(node)
+    }
+
+    /// Every node counts absences, so that each can tell of them; only a leader acts on its count.
+    fn notice(&self, state: &ClusterState) {
+        self.absences.look(state.members.keys().copied(), |node| self.is_alive(node));
+        let longest = self.absences.all().into_values().max().unwrap_or_default();
+        self.proposer.meters.away_longest.set(longest.as_secs_f64());
+    }
+
+    /// The member that has been away for longest, if it was for too long and the cluster can do without it (E7). A leader without its majority, or
+    /// that doesn't see the majority of the members, is perhaps the one that is away: its count is worth nothing and begins anew afterwards.
+    fn next_retirement(&mut self, metrics: &RaftMetrics, state: &ClusterState) -> Option<Command> {
+        let options = &self.proposer.options;
+        if !leads(metrics, options.timers.lease) || !sees_majority(state, |node| self.is_alive(node)) {
+            self.sees_since = None;
+            return None;
+        }
+        let begin = *self.sees_since.get_or_insert_with(Instant::now);
+        let overdue = self.absences.longer_than(options.away_max, begin);
+        let mut kept = BTreeMap::new();
+        let counts = if overdue.is_empty() { BTreeSet::new() } else { options.observations.replica_counts(&state.file.text) };
+        let mut chosen = None;
+        for node in overdue {
+            match may_go(state, node, &counts, |node| self.is_alive(node)) {
+                Ok(()) => chosen = chosen.or_else(|| state.members.get(&node)),
+                Err(why) => drop(kept.insert(node, why)),
+            }
+        }
+        self.tell_kept(kept);
+        chosen.map(|member| Command::Retire { node: member.node, store: member.store })
+    }
+
+    /// Tells operators who is kept and why, once for each reason.
+    fn tell_kept(&mut self, kept: BTreeMap<NodeId, Kept>) {
+        self.proposer.meters.overdue.set(kept.len() as f64);
+        for (node, why) in kept.iter().filter(|&(node, why)| self.kept.get(node) != Some(why)) {
+            tracing::warn!(%node, %why, "a member that has been away for too long is kept");
+        }
+        self.kept = kept;
+    }
+
+    async fn retire(&self, retirement: Command) {
+        if let Command::Retire { node, store } = &retirement {
+            let away_max = self.proposer.options.away_max;
+            tracing::warn!(%node, %store, ?away_max, "retiring a member that has been away for too long: it starts over when it comes back");
+        }
+        match self.proposer.propose(retirement, self.patience).await {
+            Ok(_) => self.proposer.meters.retired.increment(1),
+            Err(error) => tracing::debug!(%error, "not retired, looking again"),
+        }
     }
 
     /// One step towards the engine's membership that the members call for; false when there is none to take.
@@ -125,7 +197,7 @@ impl Driver {
         true
     }
 
-    fn next_change(&mut self, metrics: &RaftMetrics, state: &ClusterState) -> Option<ChangeMembers<NodeId, Seat>> {
+    fn next_change(&self, metrics: &RaftMetrics, state: &ClusterState) -> Option<ChangeMembers<NodeId, Seat>> {
         let membership = metrics.membership_config.membership();
         let seats: BTreeMap<NodeId, Seat> = membership.nodes().map(|(&node, &seat)| (node, seat)).collect();
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
@@ -144,8 +216,8 @@ impl Driver {
         (!gone.is_empty()).then_some(ChangeMembers::RemoveNodes(gone))
     }
 
-    fn wanted_voters(&mut self, metrics: &RaftMetrics, state: &ClusterState, voters: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-        let down = self.down_for_long(state);
+    fn wanted_voters(&self, metrics: &RaftMetrics, state: &ClusterState, voters: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let down = self.down_for_long();
         let me = self.proposer.options.me.node;
         let membership = metrics.membership_config.membership();
         let sits = |m: &Member| membership.get_node(&m.node).is_some_and(|seat| seat.store == m.store);
@@ -154,18 +226,9 @@ impl Driver {
         choose(&members, Hints { current: voters, leader: Some(me), down: &down })
     }
 
-    fn down_for_long(&mut self, state: &ClusterState) -> BTreeSet<NodeId> {
-        let options = &self.proposer.options;
-        self.down_since.retain(|node, _| state.members.contains_key(node));
-        for &node in state.members.keys() {
-            if node == options.me.node || options.observations.alive(node) {
-                self.down_since.remove(&node);
-            } else {
-                self.down_since.entry(node).or_insert_with(Instant::now);
-            }
-        }
-        let long = options.replace_voter_after;
-        self.down_since.iter().filter(|(_, since)| since.elapsed() >= long).map(|(&node, _)| node).collect()
+    fn down_for_long(&self) -> BTreeSet<NodeId> {
+        let long = self.proposer.options.replace_voter_after;
+        self.leads_since.map(|begin| self.absences.longer_than(long, begin)).into_iter().flatten().collect()
     }
 
     /// Strong slots hold no data yet, so their moves are complete when begun; eventual slots are completed by the daemons that fill them.

@@ -18,6 +18,9 @@
 //! - **M1, Q15**: node id and store id together are a member's identity. An id that is taken by another store, an older incarnation and a
 //!   removed store are refused ([`ClusterState`]).
 //! - **M2**: messages of a removed member are refused ([`Council::handle`], [`ClusterState::is_removed`]).
+//! - **E7**: a member that was not heard of for [`CouncilOptions::away_max`] is *retired*: its store is refused for ever, its node may join with an
+//!   empty one. One at a time, only while a majority is alive, and never when nobody alive has its data. What an operator removes is refused
+//!   whatever its store.
 //! - **P2**: tables are ordered, never recomputed; their digests are checked when an epoch begins ([`Tables`]).
 //! - **P3**: weights change slowly, and an epoch for their sake comes at most every ten minutes ([`CouncilOptions::weights`]).
 //! - A proposal that is retried under its [`RequestId`] applies once; *nothing happened* and *outcome unknown* are told apart ([`ProposeError`]).
@@ -25,6 +28,7 @@
 //! Everything that the crate needs of its surroundings comes in as a value: the database (a file or a simulated disk), the [`Wire`], the seed,
 //! the [`Observations`]. Time is tokio's, which a simulation may turn by hand; in one thread the same seed gives the same history.
 
+mod away;
 mod command;
 mod council;
 mod driver;
@@ -48,5 +52,5 @@ pub use journal::JournalError;
 pub use meters::describe;
 pub use network::{Wire, WireError};
 pub use options::{CouncilOptions, NoObservations, Observations, OnFatal, Timers};
-pub use state::{ANSWERS_MAX, ClusterFile, ClusterState, FILE_BYTES_MAX};
+pub use state::{ANSWERS_MAX, ClusterFile, ClusterState, FILE_BYTES_MAX, Retired};
 pub use voters::{Hints, VOTERS_MAX, choose};

@@ -21,6 +21,15 @@ pub fn describe() {
     describe_counter!("isochrone_council_messages_refused_total", "Council messages refused, by reason");
     describe_counter!("isochrone_council_snapshots_installed_total", "Snapshots taken over from a leader");
     describe_counter!("isochrone_council_epochs_begun_total", "Placement epochs that this daemon proposed as leader, by cause");
+    describe_gauge!("isochrone_council_away_seconds_max", "How long the member that was away longest has not been seen alive from here");
+    describe_gauge!(
+        "isochrone_council_members_overdue",
+        "Members that were away too long, but kept: counted by the leader, whose log says why"
+    );
+    describe_counter!(
+        "isochrone_council_retired_total",
+        "Members that this daemon, as leader, has retired because they were away for too long"
+    );
     describe_histogram!("isochrone_council_sync_seconds", "Time of one synced write of the council's journal");
 }
 
@@ -32,6 +41,9 @@ pub(crate) struct Meters {
     pub(crate) term: Gauge,
     pub(crate) members: Gauge,
     pub(crate) log_entries: Gauge,
+    pub(crate) away_longest: Gauge,
+    pub(crate) overdue: Gauge,
+    pub(crate) retired: Counter,
     pub(crate) elections: Counter,
     pub(crate) leader_changes: Counter,
     applied_index: Gauge,
@@ -48,6 +60,9 @@ impl Meters {
             term: gauge!("isochrone_council_term"),
             members: gauge!("isochrone_council_members"),
             log_entries: gauge!("isochrone_council_log_entries"),
+            away_longest: gauge!("isochrone_council_away_seconds_max"),
+            overdue: gauge!("isochrone_council_members_overdue"),
+            retired: counter!("isochrone_council_retired_total"),
             elections: counter!("isochrone_council_elections_total"),
             leader_changes: counter!("isochrone_council_leader_changes_total"),
             applied_index: gauge!("isochrone_council_applied_index"),

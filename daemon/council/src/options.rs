@@ -1,6 +1,6 @@
 //! What a council is started with. Every bound of the crate is here, or a documented constant beside what it bounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,13 @@ pub trait Observations: Send + Sync {
     fn traffic(&self) -> BTreeMap<Region, u64>;
     /// Whether that node seems alive.
     fn alive(&self, node: NodeId) -> bool;
+
+    /// How many replicas of a slot, from its first on, the namespaces of this cluster file use whose data must not be lost: no member whose
+    /// departure would leave one of them without a living replica is retired. Without an own answer, all replicas of a slot count.
+    fn replica_counts(&self, file: &str) -> BTreeSet<usize> {
+        let _ = file;
+        BTreeSet::from([usize::MAX])
+    }
 }
 
 /// Sees nothing: no round trips, no traffic, everybody alive.
@@ -87,6 +94,10 @@ pub struct CouncilOptions {
     pub settle: Duration,
     /// How long a voter must be down before another member takes its place.
     pub replace_voter_after: Duration,
+    /// How long a member must not have been heard of before the leader retires it (E7): its store never comes back, its data is placed
+    /// elsewhere, and tombstones and logs no longer wait for it. Counted anew by each new leader, and whenever the leader has lost sight of the
+    /// majority of the members; see [`crate::CouncilStatus::away`].
+    pub away_max: Duration,
     /// How the weights follow round trips and traffic (P3).
     pub weights: WeightOptions,
     /// Log entries between two snapshots; the log holds at most about twice as many. 8 to 100,000.
@@ -114,6 +125,7 @@ impl CouncilOptions {
             timers: Timers::default(),
             settle: Duration::from_millis(200),
             replace_voter_after: Duration::from_secs(30),
+            away_max: Duration::from_secs(72 * 3600),
             weights: WeightOptions::default(),
             snapshot_every: 256,
             snapshot_bytes_max: 64 * 1024 * 1024,

@@ -26,6 +26,9 @@ pub struct ClusterFile {
     pub width: u8,
 }
 
+/// The stores that were away for too long, by their node.
+pub type Retired = BTreeMap<NodeId, BTreeSet<StoreId>>;
+
 /// Everything that the council has ordered. Cloning is cheap but for the members: text and tables are shared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClusterState {
@@ -35,8 +38,12 @@ pub struct ClusterState {
     pub cluster: ClusterName,
     /// Who is in.
     pub members: BTreeMap<NodeId, Member>,
-    /// Who was removed, with the stores that never come back (Q15). It only grows.
+    /// Who was removed, with the stores that never come back (Q15), the retired ones among them. It only grows.
     pub removed: BTreeMap<NodeId, BTreeSet<StoreId>>,
+    /// Which of the removed stores the council itself has retired because they were away for too long (E7): their nodes may come back with others.
+    /// Not part of the serialised form, which is that of the first version: a snapshot carries it beside the state.
+    #[serde(skip)]
+    pub retired: Retired,
     /// Who votes in the council at the moment; changed by the engine's own membership entries.
     pub voters: BTreeSet<NodeId>,
     /// The cluster file.
@@ -61,6 +68,7 @@ impl ClusterState {
             cluster,
             members: BTreeMap::new(),
             removed: BTreeMap::new(),
+            retired: Retired::new(),
             voters: BTreeSet::new(),
             file: ClusterFile::default(),
             placement: Arc::default(),
@@ -77,10 +85,22 @@ impl ClusterState {
         self.council != CouncilId::default()
     }
 
-    /// Whether a daemon of this id is to be refused (M2): it was removed, and has not joined again with a new store.
+    /// Whether a daemon of this id is to be refused whatever its store (M2): an operator removed it, and it has not joined again with a new one.
     #[must_use]
     pub fn is_removed(&self, node: NodeId) -> bool {
-        self.removed.contains_key(&node) && !self.members.contains_key(&node)
+        self.removed.contains_key(&node) && !self.members.contains_key(&node) && !self.retired.contains_key(&node)
+    }
+
+    /// Whether that store of that node was removed, by an operator or by the council itself: it never comes back (Q15).
+    #[must_use]
+    pub fn is_gone(&self, node: NodeId, store: StoreId) -> bool {
+        self.removed.get(&node).is_some_and(|stores| stores.contains(&store))
+    }
+
+    /// Whether that store of that node was away for too long, so that the node may come back with another one (E7).
+    #[must_use]
+    pub fn is_retired(&self, node: NodeId, store: StoreId) -> bool {
+        self.retired.get(&node).is_some_and(|stores| stores.contains(&store))
     }
 
     /// Applies a proposal that was ordered at log index `index`. A request id that was answered already gets the same answer and
@@ -115,6 +135,7 @@ impl ClusterState {
             Command::ApplyFile { text, expected_revision, width } => self.apply_file(&text, expected_revision, width),
             Command::BeginEpoch { from, tables } => self.begin_epoch(from, *tables),
             Command::Moved { class, from, slots } => self.moved(class, from, slots),
+            Command::Retire { node, store } => self.retire(node, store),
         }
     }
 
@@ -146,24 +167,57 @@ impl ClusterState {
 
     fn join(&mut self, member: Member) -> Result<(), Refusal> {
         check_address(&member)?;
-        if self.removed.get(&member.node).is_some_and(|stores| stores.contains(&member.store)) {
+        if self.is_retired(member.node, member.store) {
+            return Err(Refusal::Retired(member.node, member.store));
+        }
+        if self.is_gone(member.node, member.store) {
             return Err(Refusal::Removed(member.node, member.store));
         }
-        if let Some(known) = self.members.get(&member.node) {
-            check_same_life(known, &member)?;
+        match self.members.get(&member.node) {
+            Some(known) => check_same_life(known, &member)?,
+            None if self.is_placed(member.node) => return Err(Refusal::StillPlaced(member.node)),
+            // An empty store may count its starts from one again: what an earlier store asked under such a number is not its answer (M1).
+            None => self.answers.retain(|(request, _)| request.node != member.node),
         }
         self.members.insert(member.node, member);
         Ok(())
     }
 
+    /// Whether a table names that node, as the replica that it was or is to be.
+    fn is_placed(&self, node: NodeId) -> bool {
+        let names =
+            |class: &ClassPlacement| [Some(class.current()), class.next()].into_iter().flatten().any(|t| t.members().contains(&node));
+        names(&self.placement.eventual) || names(&self.placement.strong)
+    }
+
+    /// An operator's word is final: a node that the council had only retired doesn't come back by itself either.
     fn remove(&mut self, node: NodeId) -> Result<(), Refusal> {
-        let Some(member) = self.members.get(&node) else {
-            return if self.removed.contains_key(&node) { Ok(()) } else { Err(Refusal::UnknownMember(node)) };
-        };
+        match self.members.get(&node).map(|member| member.store) {
+            Some(store) => self.take_out(node, store)?,
+            None if self.removed.contains_key(&node) => {}
+            None => return Err(Refusal::UnknownMember(node)),
+        }
+        self.retired.remove(&node);
+        Ok(())
+    }
+
+    fn retire(&mut self, node: NodeId, store: StoreId) -> Result<(), Refusal> {
+        if self.is_gone(node, store) {
+            return Ok(());
+        }
+        if self.members.get(&node).is_none_or(|member| member.store != store) {
+            return Err(Refusal::UnknownMember(node));
+        }
+        self.take_out(node, store)?;
+        self.retired.entry(node).or_default().insert(store);
+        Ok(())
+    }
+
+    fn take_out(&mut self, node: NodeId, store: StoreId) -> Result<(), Refusal> {
         if self.members.len() == 1 {
             return Err(Refusal::LastMember(node));
         }
-        self.removed.entry(node).or_default().insert(member.store);
+        self.removed.entry(node).or_default().insert(store);
         self.members.remove(&node);
         Ok(())
     }
@@ -361,6 +415,74 @@ mod tests {
         applied(&state.apply(Command::Join(member(2, 99))));
         assert!(!state.is_removed(NodeId(2)));
         assert_eq!(refused(&mut state, Command::Join(member(2, 2))), Refusal::Removed(NodeId(2), StoreId(2)), "for ever");
+    }
+
+    fn retire(node: u128, store: u128) -> Command {
+        Command::Retire { node: NodeId(node), store: StoreId(store) }
+    }
+
+    #[test]
+    fn a_retired_store_stays_out_for_ever_while_its_node_joins_with_another() {
+        let mut state = with(&[2, 3]);
+        applied(&state.apply(retire(2, 2)));
+        applied(&state.apply(retire(2, 2)));
+        assert!(state.is_gone(NodeId(2), StoreId(2)) && state.is_retired(NodeId(2), StoreId(2)), "E7");
+        assert!(!state.is_removed(NodeId(2)), "the node itself may come back");
+        assert_eq!(refused(&mut state, Command::Join(member(2, 2))), Refusal::Retired(NodeId(2), StoreId(2)));
+        applied(&state.apply(Command::Join(member(2, 99))));
+        assert_eq!(refused(&mut state, Command::Join(member(2, 2))), Refusal::Retired(NodeId(2), StoreId(2)), "for ever");
+        applied(&state.apply(retire(2, 2)));
+        assert_eq!(state.members[&NodeId(2)].store, StoreId(99), "a late repetition removes nobody");
+    }
+
+    #[test]
+    fn an_empty_store_is_not_taken_for_the_replica_that_its_node_was() {
+        let mut state = with(&[2]);
+        let both = tables(&[member(1, 1), member(2, 2)], 2);
+        let next = begin(&state, both);
+        applied(&state.apply(next));
+        applied(&state.apply(retire(2, 2)));
+        assert_eq!(refused(&mut state, Command::Join(member(2, 99))), Refusal::StillPlaced(NodeId(2)), "it is to be filled");
+        for class in [SlotClass::Eventual, SlotClass::Strong] {
+            applied(&state.apply(moved(class, 1, Slot::all())));
+        }
+        assert_eq!(refused(&mut state, Command::Join(member(2, 99))), Refusal::StillPlaced(NodeId(2)), "it would be read from");
+        let next = begin(&state, tables(&[member(1, 1)], 3));
+        applied(&state.apply(next));
+        for class in [SlotClass::Eventual, SlotClass::Strong] {
+            applied(&state.apply(moved(class, 2, Slot::all())));
+        }
+        applied(&state.apply(Command::Join(member(2, 99))));
+    }
+
+    #[test]
+    fn only_the_store_that_was_away_is_retired_and_never_the_last_one() {
+        let mut state = with(&[2]);
+        assert_eq!(refused(&mut state, retire(2, 7)), Refusal::UnknownMember(NodeId(2)));
+        assert_eq!(refused(&mut state, retire(3, 3)), Refusal::UnknownMember(NodeId(3)));
+        applied(&state.apply(retire(2, 2)));
+        assert_eq!(refused(&mut state, retire(1, 1)), Refusal::LastMember(NodeId(1)));
+    }
+
+    #[test]
+    fn an_operators_removal_of_a_retired_node_is_final() {
+        let mut state = with(&[2, 3]);
+        applied(&state.apply(retire(2, 2)));
+        applied(&state.apply(Command::Remove(NodeId(2))));
+        assert!(state.is_removed(NodeId(2)) && !state.is_retired(NodeId(2), StoreId(2)));
+        assert_eq!(refused(&mut state, Command::Join(member(2, 2))), Refusal::Removed(NodeId(2), StoreId(2)));
+    }
+
+    #[test]
+    fn an_empty_store_under_an_old_id_is_not_given_the_answers_of_the_old_one() {
+        let mut state = with(&[2, 3]);
+        let request = RequestId { node: NodeId(2), incarnation: Incarnation(1), number: 0 };
+        let file = |text: &str| Command::ApplyFile { text: text.into(), expected_revision: None, width: 3 };
+        state.apply_proposal(Proposal { request, command: file("old") }, 10);
+        applied(&state.apply(retire(2, 2)));
+        applied(&state.apply(Command::Join(member(2, 99))));
+        assert_eq!(state.apply_proposal(Proposal { request, command: file("new") }, 11), Outcome::Applied { index: 11 });
+        assert_eq!(&*state.file.text, "new", "M1");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::command::Outcome;
 use crate::journal::{Journal, JournalError, KeptSnapshot};
 use crate::meters::Meters;
 use crate::raft::{Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
-use crate::state::ClusterState;
+use crate::state::{ClusterState, Retired};
 use isochrone_ident::NodeId;
 
 type StorageError = openraft::StorageError<NodeId>;
@@ -133,6 +133,27 @@ impl Published {
 #[derive(Serialize, Deserialize)]
 enum Frozen {
     V1(ClusterState),
+    /// With the retired stores, which the state itself leaves out. Only written when there are any, so that the previous version reads what it can.
+    V2(ClusterState, Retired),
+}
+
+impl Frozen {
+    fn of(state: &ClusterState) -> Self {
+        match state.retired.is_empty() {
+            true => Self::V1(state.clone()),
+            false => Self::V2(state.clone(), state.retired.clone()),
+        }
+    }
+
+    fn thawed(self) -> ClusterState {
+        match self {
+            Self::V1(state) => state,
+            Self::V2(mut state, retired) => {
+                state.retired = retired;
+                state
+            }
+        }
+    }
 }
 
 /// Whether these bytes are a snapshot that this version can install.
@@ -169,9 +190,9 @@ impl Machine {
     }
 
     fn thaw(&mut self, meta: &SnapshotMeta, bytes: &[u8]) -> Result<(), JournalError> {
-        let Frozen::V1(state) =
+        let frozen: Frozen =
             postcard::from_bytes(bytes).map_err(|_| JournalError::Corrupt { row: "snapshot".into(), why: "its state doesn't decode" })?;
-        self.state = state;
+        self.state = frozen.thawed();
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.published.publish(&self.state);
@@ -194,7 +215,7 @@ impl Machine {
     }
 
     fn freeze(&self) -> Result<KeptSnapshot, JournalError> {
-        let bytes = postcard::to_allocvec(&Frozen::V1(self.state.clone()))
+        let bytes = postcard::to_allocvec(&Frozen::of(&self.state))
             .map_err(|_| JournalError::Corrupt { row: "snapshot".into(), why: "can't be encoded" })?;
         let snapshot_id = self.last_applied.map_or_else(String::new, |id| id.to_string());
         let meta = SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone(), snapshot_id };

@@ -228,8 +228,82 @@ async fn a_taken_id_is_refused() {
     assert!(!cluster.node(2).is_initialised(), "the council does not mistake it for the member");
 
     cluster.node(1).propose(Command::Remove(NodeId(2)), PATIENCE).await.unwrap();
+    cluster.settle(1).await;
     cluster.join(2, 3).await;
     cluster.until(2, |c| c.state().voters.len() == 3 && c.state().members.len() == 3).await;
+}
+
+const AWAY: fn(&mut isochrone_council::CouncilOptions) = |o| o.away_max = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_away_for_too_long_is_retired_and_comes_back_empty() {
+    let mut cluster = Cluster::tuned_of(27, &THREE, AWAY).await;
+    cluster.settle(1).await;
+    let away = cluster.leader().await; // even the leader
+    let here = away % 3 + 1;
+    cluster.stop(away).await;
+    sleep(HOUR - Duration::from_secs(60)).await;
+    let state = cluster.node(here).state();
+    assert!(state.members.contains_key(&NodeId(away)), "not before its time");
+    assert!(cluster.node(here).status().away[&NodeId(away)] > HOUR - Duration::from_secs(70));
+    sleep(Duration::from_secs(70)).await;
+    cluster.until(here, |c| c.state().is_retired(NodeId(away), StoreId(away + 1000))).await;
+    cluster.settle(here).await;
+    assert!(!cluster.node(here).state().placement.eventual.current().members().contains(&NodeId(away)), "E7: filled elsewhere");
+    assert!(cluster.node(here).status().away.is_empty());
+
+    cluster.restart(away).await;
+    let refusal = Refusal::Retired(NodeId(away), StoreId(away + 1000));
+    assert_eq!(cluster.join_once(away, here).await, Err(JoinError::Refused(refusal)), "it never resurrects");
+    cluster.stop(away).await;
+    cluster.forget_disk(away);
+    let region = THREE[away as usize - 1];
+    cluster.start(isochrone_council::Member { store: StoreId(77), ..member(away, region) }).await;
+    cluster.join(away, here).await;
+    cluster.until(away, |c| c.state().members.len() == 3 && c.state().voters.len() == 3).await;
+    cluster.settle(here).await;
+    assert!(cluster.node(away).state().is_retired(NodeId(away), StoreId(away + 1000)), "its new store learns of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_retired_without_a_majority_and_the_count_begins_anew_after_its_return() {
+    let mut cluster = Cluster::tuned_of(28, &["us", "eu", "ap", "sa", "af"], AWAY).await;
+    cluster.settle(1).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u128> = (1..=5).filter(|&n| n != leader).collect();
+    for &n in &others[..3] {
+        cluster.stop(n).await;
+    }
+    sleep(2 * HOUR).await;
+    assert_eq!(cluster.node(leader).state().members.len(), 5, "two of five decide nothing");
+    cluster.restart(others[0]).await;
+    sleep(HOUR / 2).await;
+    assert_eq!(cluster.node(leader).state().members.len(), 5, "a leader that was alone has no idea how long the others were away");
+    sleep(HOUR / 2 + Duration::from_secs(60)).await;
+    cluster.until(leader, |c| c.state().members.len() == 3).await; // the second as soon as it held up the move that followed the first
+    cluster.settle(leader).await;
+    let left: Vec<u128> = cluster.node(leader).state().members.keys().map(|n| n.0).collect();
+    assert!(left.contains(&leader) && left.contains(&others[0]) && left.contains(&others[3]), "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retired_stores_are_in_the_snapshot() {
+    let mut cluster = Cluster::tuned_of(29, &THREE, |o| (o.away_max, o.snapshot_every) = (HOUR, 8)).await;
+    cluster.settle(1).await;
+    cluster.stop(3).await;
+    cluster.leader_but(&[3]).await;
+    sleep(HOUR + Duration::from_secs(60)).await;
+    cluster.until(1, |c| c.state().members.len() == 2).await;
+    for n in 0..30 {
+        cluster.node(1).propose(file(&n.to_string(), None), PATIENCE).await.unwrap();
+    }
+    cluster.stop(2).await;
+    cluster.restart(2).await;
+    assert!(cluster.node(2).state().is_retired(NodeId(3), StoreId(1003)));
+    cluster.start(member(4, "sa")).await;
+    cluster.join(4, 1).await;
+    cluster.until(4, |c| c.state().is_retired(NodeId(3), StoreId(1003))).await;
 }
 
 #[tokio::test(start_paused = true)]
