@@ -18,6 +18,7 @@ pub mod clocks;
 pub mod cluster;
 pub mod faults;
 pub mod history;
+pub mod model;
 pub mod net;
 pub mod oracle;
 pub mod process;
