@@ -16,7 +16,7 @@
 //! - **E1, E2** A key is a last-writer-wins register of `crdts`; every merge is validated before it is applied.
 //! - **E3** The actor of a write is (node, incarnation): both are in its [`Version`](isochrone_ident::Version).
 //! - **E4** Time is a hybrid logical clock; what claims to be too far ahead is refused.
-//! - **E5** A write is kept until each replica has it: [`Delivery`].
+//! - **E5** A write is kept until each replica has it, or, past the bounds of the log, until anti-entropy has brought it: [`Delivery`].
 //! - **E6** Two replicas find out where they differ at a cost that grows with the difference: [`SlotDigest`].
 //! - **E7** A tombstone goes once no write that is older than it can still arrive: [`Horizon::stable_through`].
 //! - **E8** Expiry is part of the state; it takes effect everywhere at the deadline plus the skew bound.
@@ -34,7 +34,7 @@ mod record;
 mod session;
 
 pub use clock::{Clock, ClockAhead, ClockLimits, Observed};
-pub use delivery::{Delivery, Pass, Sequence};
+pub use delivery::{Delivery, Lapse, Pass, Sequence};
 pub use digest::{
     BUCKETS, DigestKey, Fingerprint, GROUPS, Item, Marks, Roots, SPAN_SLOTS, SPANS, SlotDigest, Standing, Sums, bucket_in, bucket_of,
     differing, differing_items,

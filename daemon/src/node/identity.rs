@@ -19,7 +19,7 @@ pub(crate) const PROMISED: FactKey = FactKey::fixed("promised");
 /// Up to where the operation log is delivered to every replica.
 pub(crate) const TRIMMED: FactKey = FactKey::fixed("trimmed");
 
-/// How far a peer has acknowledged the operation log.
+/// Up to where of the operation log a peer has everything.
 pub(crate) fn cursor(peer: NodeId) -> FactKey {
     FactKey::new(format!("cursor/{peer}")).expect("a prefix and 32 digits are far below the longest name")
 }
@@ -84,10 +84,9 @@ pub(crate) async fn recall(store: &Store, node: NodeId, seed: u64) -> Result<Rec
     Ok(Recalled { store: store_id, incarnation, last: written.max(promised), trimmed })
 }
 
-/// How far a peer had acknowledged, if that was under the placement that is in force now.
-pub(crate) fn recall_cursor(store: &Store, peer: NodeId, phase: Epoch) -> Option<Sequence> {
-    let (then, sequence): (Epoch, Sequence) = read(store, &cursor(peer), "cursor").ok()??;
-    (then == phase).then_some(sequence)
+/// Up to where a peer had everything, and the placement epoch under which that was said.
+pub(crate) fn recall_cursor(store: &Store, peer: NodeId) -> Option<(Epoch, Sequence)> {
+    read(store, &cursor(peer), "cursor").ok()?
 }
 
 fn read<T: DeserializeOwned>(store: &Store, key: &FactKey, what: &'static str) -> Result<Option<T>, IdentityError> {

@@ -123,13 +123,16 @@ impl Stream<'_> {
                     Some(Err(reason)) => return Ended::Broken(reason),
                 },
                 _ = view.changed() => if let Some(ended) = self.look_at_view() { return ended },
-                _ = beat.tick() => if let Err(reason) = self.heartbeat().await { return Ended::Broken(reason) },
+                _ = beat.tick() => {
+                    if let Some(ended) = self.look_at_view() { return ended }
+                    if let Err(reason) = self.heartbeat().await { return Ended::Broken(reason) }
+                }
                 _ = head.changed(), if self.outstanding.len() < self.core.options.window => {}
             }
         }
     }
 
-    /// The placement may have changed: goes on, unless this peer needs what was passed over.
+    /// The placement may have changed, or the peer have lapsed: goes on, unless its stream has to begin anew.
     fn look_at_view(&mut self) -> Option<Ended> {
         self.epoch = self.core.view.load().phase_number();
         match lock(&self.core.delivery).resume(self.peer) {
@@ -213,7 +216,9 @@ impl Stream<'_> {
         // In this order: a write that settles in between is at or before the head.
         let floor = self.core.stamps.floor(now);
         self.frontier.checkpoint(floor, *self.core.head.borrow());
-        let sent_through = self.frontier.passed(self.sent);
+        // A lapsed peer lacks what went from the log unsent, whatever it was sent since.
+        let lapse = lock(&self.core.delivery).lapsed(self.peer);
+        let sent_through = self.frontier.passed(lapse.map_or(self.sent, |lapse| lapse.from.min(self.sent)));
         let stable_through = lock(&self.core.horizon).heard(self.core.id()).stable_through;
         let heartbeat =
             Feed::Heartbeat { heard: Heard { sent_through, stable_through }, epoch: self.epoch, requests: self.core.traffic.own() };

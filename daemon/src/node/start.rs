@@ -11,7 +11,7 @@ use isochrone_edge::{
     Backend, Glance, Level, ListCommand, ListPage, NamespaceView, ReadCommand, Refusal, Reloaded, Served, WriteCommand, Written,
 };
 use isochrone_gossip::{Mesh, MeshOptions, PeerIdentity, Sockets};
-use isochrone_ident::{Namespace, Zone};
+use isochrone_ident::{Epoch, Namespace, NodeId, Zone};
 use isochrone_placement::Capacity;
 use isochrone_replica::{Delivery, Horizon, Sequence};
 use isochrone_store::Store;
@@ -142,7 +142,7 @@ impl Node {
         let shared = Shared { me, traffic, mesh, council, store: parts.store, options: parts.options, environment: parts.environment };
         let core = assemble(shared, parts.identity.cluster, &recalled)?;
         join::adopt(&core, &doorkeeper);
-        restore_cursors(&core);
+        restore_cursors(&core, recalled.trimmed);
         router.node_is(&core);
         let hooks = Arc::new(parts.hooks);
         spawn_tasks(&core, &doorkeeper, &hooks);
@@ -216,14 +216,14 @@ fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Re
     }))
 }
 
-/// What peers had acknowledged before the restart need not be sent again.
-fn restore_cursors(core: &Core) {
+/// What peers had acknowledged before the restart need not be sent again, unless the placement has changed since: what they had missed of
+/// what has gone from the log (E5) they still miss.
+fn restore_cursors(core: &Core, trimmed: Sequence) {
     let phase = core.view.load().phase_number();
-    for peer in core.others() {
-        if let Some(sequence) = identity::recall_cursor(&core.store, peer, phase) {
-            lock(&core.delivery).restore(peer, sequence);
-        }
-    }
+    let place = |(then, sequence): (Epoch, Sequence)| if then == phase { sequence } else { sequence.min(trimmed) };
+    let recall = |peer| identity::recall_cursor(&core.store, peer).map(|cursor| (peer, place(cursor)));
+    let places: BTreeMap<NodeId, Sequence> = core.others().into_iter().filter_map(recall).collect();
+    lock(&core.delivery).restore(&places);
 }
 
 fn spawn_tasks(core: &Arc<Core>, doorkeeper: &Arc<Doorkeeper>, hooks: &Arc<Hooks>) {

@@ -38,11 +38,15 @@ pub(crate) async fn watermarks(core: Arc<Core>) {
     }
 }
 
-/// Trims the log as far as all replicas have it, and promises that nothing older will come: both only once they are on disk, for a
-/// trimmed operation that came back after a crash would be sent again, and could bring a forgotten delete's key back (E7).
+/// Trims the log as far as it may go, and promises that nothing will come that is older than what all replicas have (E5, E7): both only
+/// once they are on disk, for a trimmed operation that came back after a crash would be sent again, and could bring a forgotten delete's key back.
 async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
-    let trimmed = if core.options.breaks(Mutation::TrimUndelivered) { head } else { lock(&core.delivery).trim(head) };
-    let stable_through = frontier.passed(trimmed);
+    let (trimmed, delivered) = {
+        let mut delivery = lock(&core.delivery);
+        (delivery.trim(head), delivery.delivered(head))
+    };
+    let (trimmed, delivered) = if core.options.breaks(Mutation::TrimUndelivered) { (head, head) } else { (trimmed, delivered) };
+    let stable_through = frontier.passed(delivered);
     // Together: a place that was acknowledged before an epoch says nothing of what a peer needs since.
     let (phase, cursors): (_, Vec<_>) = {
         let delivery = lock(&core.delivery);
