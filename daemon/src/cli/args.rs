@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// List the cluster's members, or remove one.
     Members(MembersArgs),
+    /// Compare the daemon's keys with every other replica now, and mend what differs.
+    Repair(RepairArgs),
     /// Tell where data lives: the whole table, one key, or what a change would move.
     Placement(PlacementArgs),
     /// Read a key: the value goes to stdout as it is.
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Put(PutArgs),
     /// Delete a key. Also succeeds when it is absent.
     Del(DelArgs),
+    /// Add to a counter, and print its value as the daemon then knows it.
+    Incr(IncrArgs),
     /// Write a directory's files, or the lines of an NDJSON file, as keys of a namespace.
     Import(ImportArgs),
     /// Write a namespace's keys into a directory or an NDJSON file, or compare them with a directory.
@@ -297,6 +301,16 @@ pub(crate) struct StatusArgs {
     pub(crate) admin: AdminAccess,
 }
 
+/// `isochrone repair`.
+#[derive(Debug, Args)]
+pub(crate) struct RepairArgs {
+    /// Only the keys of this namespace [default: all].
+    pub(crate) namespace: Option<Namespace>,
+    /// Which daemon. Here --timeout is how long it may say nothing, however long it takes in all.
+    #[command(flatten)]
+    pub(crate) admin: AdminAccess,
+}
+
 /// `isochrone members`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -343,6 +357,9 @@ pub(crate) struct GetArgs {
     /// The key. Everything after the first slash is the key, as it is.
     #[arg(value_name = "NAMESPACE/KEY", value_parser = KeyAddressParser)]
     pub(crate) key: KeyAddress,
+    /// What the key is. Each type is a key space of its own; one that is no value is printed as JSON.
+    #[arg(long = "type", value_enum, default_value_t = KeyType::Value)]
+    pub(crate) kind: KeyType,
     /// Write the value to this file instead of stdout.
     #[arg(long)]
     pub(crate) file: Option<PathBuf>,
@@ -352,6 +369,21 @@ pub(crate) struct GetArgs {
     /// Which daemon.
     #[command(flatten)]
     pub(crate) data: DataAccess,
+}
+
+/// The key spaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyType {
+    /// Bytes, the last write wins.
+    Value,
+    /// A number that is added to.
+    Counter,
+    /// A set of texts.
+    Set,
+    /// Fields, each a JSON value or a counter.
+    Map,
+    /// All values that were written without knowing of each other.
+    Register,
 }
 
 /// `isochrone put`.
@@ -393,6 +425,26 @@ pub(crate) struct DelArgs {
     #[arg(long)]
     pub(crate) idempotency_key: Option<String>,
     /// local, quorum or strong [default: the namespace's].
+    #[arg(long)]
+    pub(crate) consistency: Option<String>,
+    /// Which daemon.
+    #[command(flatten)]
+    pub(crate) data: DataAccess,
+}
+
+/// `isochrone incr`.
+#[derive(Debug, Args)]
+pub(crate) struct IncrArgs {
+    /// The counter. Everything after the first slash is the key, as it is.
+    #[arg(value_name = "NAMESPACE/KEY", value_parser = KeyAddressParser)]
+    pub(crate) key: KeyAddress,
+    /// How much is added; negative takes away.
+    #[arg(default_value_t = 1, allow_negative_numbers = true)]
+    pub(crate) by: i64,
+    /// Name of this addition: repeated within ten minutes, in any region, it counts once [default: a random one].
+    #[arg(long)]
+    pub(crate) idempotency_key: Option<String>,
+    /// local or quorum [default: the namespace's].
     #[arg(long)]
     pub(crate) consistency: Option<String>,
     /// Which daemon.
@@ -559,5 +611,25 @@ mod tests {
         assert!(parse("isochrone put data/k -5").is_ok());
         assert!(parse("isochrone put data/k -").is_ok());
         assert!(parse("isochrone put data/k").is_err());
+    }
+
+    #[test]
+    fn incr_adds_one_and_takes_negative_numbers() {
+        let by = |line: &str| match parse(line).map(|cli| cli.command) {
+            Ok(Command::Incr(incr)) => Some(incr.by),
+            _ => None,
+        };
+        assert_eq!(by("isochrone incr data/hits"), Some(1));
+        assert_eq!(by("isochrone incr data/hits -5 --url http://h:1"), Some(-5));
+        assert_eq!(by("isochrone incr data/hits --url http://h:1"), Some(1));
+        for wrong in ["isochrone incr hits", "isochrone incr data/hits many", "isochrone incr data/hits 9223372036854775808"] {
+            assert_eq!(by(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn repair_takes_one_namespace_or_none() {
+        assert!(parse("isochrone repair").is_ok() && parse("isochrone repair data").is_ok());
+        assert!(parse("isochrone repair Data").is_err() && parse("isochrone repair data cache").is_err());
     }
 }

@@ -126,15 +126,32 @@ impl Client {
     /// # Errors
     /// When the URL, the token or the CA file is not what it should be.
     pub(crate) fn new(url: &str, access: &Access, patience: Patience, connections: usize) -> Result<Self, Failure> {
+        Self::bounded(url, access, patience, connections, |builder| builder.timeout(access.timeout))
+    }
+
+    /// A client for answers that tell how far something is: `--timeout` bounds each pause in them, not the whole.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub(crate) fn following(url: &str, access: &Access) -> Result<Self, Failure> {
+        Self::bounded(url, access, Patience::NONE, 1, |builder| builder.read_timeout(access.timeout))
+    }
+
+    fn bounded(
+        url: &str,
+        access: &Access,
+        patience: Patience,
+        connections: usize,
+        bound: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<Self, Failure> {
         if !(url.starts_with("http://") || url.starts_with("https://")) {
             return Err(Failure::new(Exit::Usage, format!("{url:?} is no URL of a daemon"), "it starts with http:// or https://"));
         }
-        let mut builder = reqwest::Client::builder()
+        let mut builder = bound(reqwest::Client::builder())
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
             .connect_timeout(access.timeout.min(Duration::from_secs(5)))
-            .timeout(access.timeout)
             .pool_max_idle_per_host(connections);
         if let Some(path) = &access.ca_file {
             builder = builder.tls_certs_only(certificates(path)?);

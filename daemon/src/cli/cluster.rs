@@ -13,9 +13,9 @@ use super::config::invalid;
 use super::failure::{Exit, Failure};
 use super::keys::no_path;
 use super::output::{cell, outline, show, table};
-use super::units;
+use super::{replication, units, wall_now};
 
-fn admin(access: &AdminAccess) -> Result<Client, Failure> {
+pub(super) fn admin(access: &AdminAccess) -> Result<Client, Failure> {
     Client::new(&access.admin_url, &access.access, Patience::NONE, 1)
 }
 
@@ -72,7 +72,11 @@ fn indented(text: &str) -> String {
 /// # Errors
 /// When the daemon cannot be asked.
 pub(crate) async fn status(args: &StatusArgs, format: OutputFormat) -> Result<(), Failure> {
-    let answer = admin(&args.admin)?.json(&Ask::new(Method::GET, "/v1/admin/status")).await?;
+    let client = admin(&args.admin)?;
+    let mut answer = client.json(&Ask::new(Method::GET, "/v1/admin/status")).await?;
+    if let Some(report) = replication::report(&client).await? {
+        answer["replication_report"] = report;
+    }
     show(format, &answer, status_text)?;
     Ok(())
 }
@@ -95,11 +99,11 @@ fn status_text(status: &Value) -> String {
     for (name, key) in [("round trips between regions, ms", "round_trips"), ("council", "council"), ("placement", "placement")] {
         text.push_str(&format!("\n{name}\n{}", indented(&section_text(key, &status[key]))));
     }
-    text.push_str(&format!(
-        "\nreplication\n{}\nstore\n{}",
-        indented(&outline(&status["replication"])),
-        indented(&store_text(&status["store"]))
-    ));
+    let replication = match &status["replication_report"] {
+        Value::Null => outline(&status["replication"]),
+        report => replication::text(report, wall_now()),
+    };
+    text.push_str(&format!("\nreplication\n{}\nstore\n{}", indented(&replication), indented(&store_text(&status["store"]))));
     text
 }
 
@@ -112,7 +116,7 @@ fn store_text(store: &Value) -> String {
     format!("keys: {}\nvalues: {}\ndisk: {} of {}\n", cell(&store["keys"]), size("bytes"), size("disk_bytes"), size("disk_bytes_max"))
 }
 
-fn uptime(ms: u64) -> String {
+pub(super) fn uptime(ms: u64) -> String {
     let seconds = ms / 1000;
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, s) => format!("{s} s"),
@@ -299,6 +303,16 @@ mod tests {
         assert!(text.contains("aa *"), "{text}");
         assert!(text.contains("75.0"), "{text}");
         assert!(text.contains(" - "), "{text}");
+    }
+
+    #[test]
+    fn e5_status_tells_of_lapsed_peers_where_the_daemon_reports_on_replication() {
+        let plain = json!({"replication": {"backlog": 3, "oldest_ms": 5}});
+        assert!(status_text(&plain).contains("  backlog: 3\n"), "{}", status_text(&plain));
+        let mut told = plain;
+        told["replication_report"] = json!({"peers": [{"node": "aa", "region": "eu-west", "backlog": 0, "lapsed_since": 1}]});
+        let text = status_text(&told);
+        assert!(text.contains("lapsed") && !text.contains("backlog: 3"), "{text}");
     }
 
     #[test]

@@ -170,7 +170,7 @@ fn advice_for(status: u16, kind: &str) -> Option<&'static str> {
         (401, _) => "Give a token: --token-file FILE, or ISOCHRONE_TOKEN.",
         (403, _) => "This token lacks the right; `isochrone apply` a cluster file that grants it, or use another token.",
         (412, _) => "It changed in between: read it again, then decide.",
-        (413, _) => "Make it smaller, or raise the limit (limits.value_bytes, or the namespace's own).",
+        (413, _) => "Make it smaller, or raise the limit (the keys of [limits] in the node file, or the namespace's own).",
         (429, _) => "Slow down, then run it again.",
         (503, _) => "Nothing was applied: it is safe to run it again.",
         (504, _) => "It may yet be applied: run it again with the same --idempotency-key, or read to find out.",

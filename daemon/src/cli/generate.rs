@@ -59,7 +59,7 @@ mod tests {
     fn every_shell_has_completions_that_know_the_commands() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
             let script = String::from_utf8(script(shell)).expect("text");
-            assert!(script.contains("placement") && script.contains("hash-token"), "{shell}");
+            assert!(script.contains("placement") && script.contains("repair") && script.contains("hash-token"), "{shell}");
         }
     }
 
@@ -68,7 +68,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let pages = pages(dir.path()).expect("written");
         let names: Vec<String> = pages.iter().filter_map(|page| page.file_name()).map(|name| name.display().to_string()).collect();
-        for name in ["isochrone.1", "isochrone-import.1", "isochrone-certs-node.1", "isochrone-members-remove.1", "isochrone-dev.1"] {
+        for name in [
+            "isochrone.1",
+            "isochrone-import.1",
+            "isochrone-certs-node.1",
+            "isochrone-members-remove.1",
+            "isochrone-dev.1",
+            "isochrone-incr.1",
+            "isochrone-repair.1",
+        ] {
             assert!(names.iter().any(|page| page == name), "{name} of {names:?}");
         }
         let page = std::fs::read_to_string(dir.path().join("isochrone.1")).expect("read");

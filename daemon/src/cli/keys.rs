@@ -1,4 +1,4 @@
-//! `get`, `put`, `del`.
+//! `get`, `put`, `del`, `incr`.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -14,11 +14,11 @@ use rand::Rng;
 use serde_json::{Map, Value, json};
 
 use super::address::{KeyAddress, encoded, url_path};
-use super::args::{DataAccess, DelArgs, GetArgs, OutputFormat, PutArgs};
+use super::args::{DataAccess, DelArgs, GetArgs, IncrArgs, KeyType, OutputFormat, PutArgs};
 use super::client::{Ask, Client, Patience, Payload};
 use super::content_type;
 use super::failure::{Exit, Failure};
-use super::output::show;
+use super::output::{cell, show};
 
 /// How often one read or write is sent: enough to get over a daemon's restart.
 const ATTEMPTS: u8 = 4;
@@ -34,8 +34,23 @@ fn data(access: &DataAccess) -> Result<Client, Failure> {
 /// # Errors
 /// For the keys `.` and `..`, which no URL can carry.
 pub(super) fn kv_path(address: &KeyAddress) -> Result<String, Failure> {
+    path_of(KeyType::Value, address)
+}
+
+fn path_of(kind: KeyType, address: &KeyAddress) -> Result<String, Failure> {
     let path = url_path(&address.key).ok_or_else(|| no_path(&address.key))?;
-    Ok(format!("/v1/kv/{}/{path}", address.namespace))
+    Ok(format!("/v1/{}/{}/{path}", space(kind), address.namespace))
+}
+
+/// The part of the API that serves a type.
+const fn space(kind: KeyType) -> &'static str {
+    match kind {
+        KeyType::Value => "kv",
+        KeyType::Counter => "counters",
+        KeyType::Set => "sets",
+        KeyType::Map => "maps",
+        KeyType::Register => "registers",
+    }
 }
 
 /// A key that no URL can carry.
@@ -50,7 +65,10 @@ pub(super) fn random_name(what: &str) -> String {
 }
 
 fn ask(method: Method, address: &KeyAddress, query: &str, consistency: Option<&str>) -> Result<Ask, Failure> {
-    let ask = Ask::new(method, format!("{}{query}", kv_path(address)?));
+    at_level(Ask::new(method, format!("{}{query}", kv_path(address)?)), consistency)
+}
+
+fn at_level(ask: Ask, consistency: Option<&str>) -> Result<Ask, Failure> {
     consistency.map_or(Ok(ask.clone()), |level| ask.header("isochrone-consistency", level))
 }
 
@@ -91,6 +109,9 @@ pub(super) fn key_member(key: &Key) -> (&'static str, String) {
 /// # Errors
 /// Exit code 3 when the key is absent; else what the daemon or the file system says.
 pub(crate) async fn get(args: &GetArgs, format: OutputFormat) -> Result<(), Failure> {
+    if args.kind != KeyType::Value {
+        return get_typed(args, format).await;
+    }
     let client = data(&args.data)?;
     let request = ask(Method::GET, &args.key, "", args.consistency.as_deref())?;
     let mut answer = client.send(&request).await?;
@@ -117,11 +138,39 @@ pub(crate) async fn get(args: &GetArgs, format: OutputFormat) -> Result<(), Fail
     Ok(())
 }
 
-fn got(address: &KeyAddress, headers: &HeaderMap, value: Option<&[u8]>) -> Value {
+/// A key that is no value: its JSON as the daemon wrote it, or, with `-o json`, that with the receipt beside it.
+async fn get_typed(args: &GetArgs, format: OutputFormat) -> Result<(), Failure> {
+    let request = at_level(Ask::new(Method::GET, path_of(args.kind, &args.key)?), args.consistency.as_deref())?;
+    let (headers, body) = data(&args.data)?.document(&request).await?;
+    if let Some(path) = &args.file {
+        std::fs::write(path, &body).map_err(|error| Failure::file("write", path, &error))?;
+    }
+    let mut members = named_receipt(&args.key, &headers);
+    match &args.file {
+        Some(_) if format == OutputFormat::Text => return Ok(()),
+        Some(_) => {}
+        None => members.extend(object(&body)?),
+    }
+    show(format, &Value::Object(members), |_| String::from_utf8_lossy(&body).into_owned())?;
+    Ok(())
+}
+
+/// The members of an answer that is one JSON object.
+fn object(body: &[u8]) -> Result<Map<String, Value>, Failure> {
+    serde_json::from_slice(body).map_err(|error| Failure::failed("the daemon did not answer with a JSON object", error.to_string()))
+}
+
+/// The receipt, and which key it is for.
+fn named_receipt(address: &KeyAddress, headers: &HeaderMap) -> Map<String, Value> {
     let mut members = receipt(headers);
     members.insert("ns".to_owned(), json!(address.namespace));
     let (name, key) = key_member(&address.key);
     members.insert(name.to_owned(), json!(key));
+    members
+}
+
+fn got(address: &KeyAddress, headers: &HeaderMap, value: Option<&[u8]>) -> Value {
+    let mut members = named_receipt(address, headers);
     members.insert("content_type".to_owned(), json!(header(headers, "content-type")));
     if let Some((name, value)) = value.map(value_member) {
         members.insert(name.to_owned(), json!(value));
@@ -179,6 +228,29 @@ pub(crate) async fn del(args: &DelArgs, format: OutputFormat) -> Result<(), Fail
     write(request, args.idempotency_key.as_deref(), &args.data, &args.key, "deleted", format).await
 }
 
+/// `isochrone incr`.
+///
+/// # Errors
+/// What the daemon says; an addition that would pass 64 bits is refused.
+pub(crate) async fn incr(args: &IncrArgs, format: OutputFormat) -> Result<(), Failure> {
+    let name = args.idempotency_key.clone().unwrap_or_else(|| random_name("cli"));
+    let (headers, body) = data(&args.data)?.document(&incr_ask(args, &name)?).await.map_err(|failure| named(failure, &name))?;
+    let mut members = named_receipt(&args.key, &headers);
+    members.insert("idempotency_key".to_owned(), json!(name));
+    members.extend(object(&body)?);
+    show(format, &Value::Object(members), |answer| cell(&answer["value"]))?;
+    Ok(())
+}
+
+fn incr_ask(args: &IncrArgs, name: &str) -> Result<Ask, Failure> {
+    let body = json!({"add": args.by}).to_string();
+    let ask = Ask::new(Method::POST, path_of(KeyType::Counter, &args.key)?)
+        .header("content-type", "application/json")?
+        .header("idempotency-key", name)?
+        .payload(Payload::Bytes(body.into()));
+    at_level(ask, args.consistency.as_deref())
+}
+
 async fn write(
     request: Ask,
     name: Option<&str>,
@@ -189,11 +261,8 @@ async fn write(
 ) -> Result<(), Failure> {
     let name = name.map_or_else(|| random_name("cli"), str::to_owned);
     let (headers, _) = data(access)?.document(&request.header("idempotency-key", &name)?).await.map_err(|failure| named(failure, &name))?;
-    let mut members = receipt(&headers);
+    let mut members = named_receipt(address, &headers);
     members.insert("idempotency_key".to_owned(), json!(name));
-    members.insert("ns".to_owned(), json!(address.namespace));
-    let (member, key) = key_member(&address.key);
-    members.insert(member.to_owned(), json!(key));
     let text = format!(
         "{verb} {}/{} (etag {}, {} in {})",
         address.namespace,
@@ -218,6 +287,9 @@ fn named(failure: Failure, name: &str) -> Failure {
 mod tests {
     use std::ffi::OsStr;
 
+    use clap::Parser;
+
+    use super::super::args::{Cli, Command};
     use super::*;
 
     #[test]
@@ -231,6 +303,33 @@ mod tests {
     fn the_key_of_two_dots_is_refused_with_a_way_out() {
         let address = KeyAddress::parse(OsStr::new("data/..")).expect("an address");
         assert!(kv_path(&address).expect_err("refused").to_string().contains("/v1/batch"));
+    }
+
+    #[test]
+    fn each_type_of_key_has_its_own_path() {
+        let address = KeyAddress::parse(OsStr::new("data/a/b c")).expect("an address");
+        let path = |kind| path_of(kind, &address).expect("a path");
+        assert_eq!(path(KeyType::Value), "/v1/kv/data/a/b%20c");
+        assert_eq!(path(KeyType::Counter), "/v1/counters/data/a/b%20c");
+        let others = [KeyType::Set, KeyType::Map, KeyType::Register].map(path);
+        assert_eq!(others, ["/v1/sets/data/a/b%20c", "/v1/maps/data/a/b%20c", "/v1/registers/data/a/b%20c"]);
+    }
+
+    #[test]
+    fn an_addition_travels_under_its_name_as_json() {
+        let line = ["isochrone", "incr", "data/hits", "-3", "--idempotency-key", "order-17", "--consistency", "quorum"];
+        let Command::Incr(args) = Cli::try_parse_from(line).expect("parses").command else { panic!("incr") };
+        let ask = incr_ask(&args, args.idempotency_key.as_deref().expect("given")).expect("a request");
+        assert_eq!((ask.method, ask.path.as_str()), (Method::POST, "/v1/counters/data/hits"));
+        for (name, value) in [("content-type", "application/json"), ("idempotency-key", "order-17"), ("isochrone-consistency", "quorum")] {
+            assert_eq!(ask.headers[name], value);
+        }
+        assert!(matches!(ask.payload, Payload::Bytes(body) if body == r#"{"add":-3}"#));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_object_is_told() {
+        assert!(object(b"7").is_err() && object(b"").is_err() && object(br#"{"value": 7}"#).is_ok());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! ```text
 //! argv -> args -> serve ............ the daemon itself, in this process
 //!              -> dev .............. daemons as processes of their own
-//!              -> get put del, import export .... the client API of a daemon (--url)
-//!              -> apply status members placement  its admin API (--admin-url)
+//!              -> get put del incr, import export  the client API of a daemon (--url)
+//!              -> apply status members repair placement  its admin API (--admin-url)
 //!              -> config certs completions man .. files only
 //! result -> stdout (text, or JSON with -o json);  failure -> stderr, and an exit code
 //! ```
@@ -21,6 +21,8 @@ mod failure;
 mod generate;
 mod keys;
 mod output;
+mod repair;
+mod replication;
 mod serve;
 mod transfer;
 mod units;
@@ -59,11 +61,13 @@ fn run(command: Command, format: OutputFormat) -> Result<(), Failure> {
         Command::Dev(args) => wait(dev::dev(&args, format)),
         Command::Apply(args) => wait(cluster::apply(&args, format)),
         Command::Status(args) => wait(cluster::status(&args, format)),
+        Command::Repair(args) => wait(repair::repair(&args, format)),
         Command::Members(args) => wait(cluster::members(&args, format)),
         Command::Placement(args) => wait(cluster::placement(&args, format)),
         Command::Get(args) => wait(keys::get(&args, format)),
         Command::Put(args) => wait(keys::put(&args, format)),
         Command::Del(args) => wait(keys::del(&args, format)),
+        Command::Incr(args) => wait(keys::incr(&args, format)),
         Command::Import(args) => wait(transfer::import(&args, format)),
         Command::Export(args) => wait(transfer::export(&args, format)),
     }
