@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use isochrone_council::{Council, Member};
 use isochrone_gossip::Mesh;
-use isochrone_ident::{ClusterName, Hlc, Key, Kind, Namespace, NodeId, Slot, Version, WallMicros};
-use isochrone_replica::{Delivery, Horizon, Sequence};
+use isochrone_ident::{ClusterName, Epoch, Hlc, Key, Kind, Namespace, NodeId, Slot, Version, WallMicros};
+use isochrone_replica::{Delivery, Horizon, Pass, Sequence};
 use isochrone_store::Store;
 use tokio::sync::watch;
 
@@ -33,6 +33,13 @@ pub(crate) struct Core {
     pub(crate) delivery: Mutex<Delivery>,
     pub(crate) horizon: Mutex<Horizon>,
     pub(crate) heard_from_all: AtomicU64,
+    pub(crate) stable_through: AtomicU64,
+    /// Changes whenever a member has been heard.
+    pub(crate) heard: watch::Sender<()>,
+    /// Changes whenever a peer has acknowledged more of the log.
+    pub(crate) acknowledged: watch::Sender<()>,
+    /// The token of a session that depends on nothing.
+    pub(crate) empty_token: Arc<str>,
     pub(crate) head: watch::Sender<Sequence>,
     pub(crate) traffic: Traffic,
     pub(crate) feeds: Feeds,
@@ -72,6 +79,20 @@ impl Core {
         let mut horizon = lock(&self.horizon);
         change(&mut horizon);
         self.heard_from_all.store(horizon.heard_from_all().0, Ordering::Release);
+        self.stable_through.store(horizon.stable_through().0, Ordering::Release);
+        drop(horizon);
+        self.heard.send_replace(());
+    }
+
+    /// No write at or before this time can still arrive at any replica. On the path of every read: no lock.
+    pub(crate) fn stable(&self) -> Hlc {
+        Hlc(self.stable_through.load(Ordering::Acquire))
+    }
+
+    /// A peer has acknowledged more of the log.
+    pub(crate) fn acknowledge(&self, peer: NodeId, pass: Pass, sequence: Sequence, epoch: Epoch) {
+        lock(&self.delivery).acknowledge(peer, pass, sequence, epoch);
+        self.acknowledged.send_replace(());
     }
 
     /// This node's id.

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use isochrone_edge::{Level, ListCommand, ListPage, Listed, Receipt, Refusal};
 use isochrone_gossip::{Call, Traffic};
 use isochrone_ident::{Key, Kind, Namespace, NodeId, Slot, WallMicros};
+use isochrone_replica::Session;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::read::{check_level, check_session};
+use super::find::not_caught_up;
+use super::read::check_level;
 use super::view::View;
 use super::wire::{self, ListAnswer, ListRequest};
 
@@ -26,8 +28,11 @@ impl Core {
         let view = self.view.load_full();
         let Some(spec) = view.namespace(&command.ns) else { return Err(Refusal::NoSuchNamespace(command.ns)) };
         check_level(spec, command.level)?;
-        check_session(command.session.as_ref())?;
-        if command.kind != isochrone_ident::Kind::Value {
+        if command.level == Level::Quorum {
+            return Err(Refusal::NotBuilt { what: "a listing at level `quorum`".into(), instead: "list at level `local`".into() });
+        }
+        let session = self.session_of(command.session.as_ref().map(isochrone_edge::SessionToken::as_str))?;
+        if command.kind != Kind::Value {
             let instead = "list values under `/v1/kv`".into();
             return Err(Refusal::NotBuilt { what: "a listing of this type of key".into(), instead });
         }
@@ -37,20 +42,26 @@ impl Core {
             after: command.after,
             limit: u32::try_from(command.limit).unwrap_or(u32::MAX),
             slots: None,
+            session,
         };
         if Slot::all().all(|slot| view.reads_here(spec, slot)) {
+            self.catch_up(&request.session, command.deadline)
+                .await
+                .map_err(|lack| not_caught_up(&lack.to_string(), "a listing is answered here or not at all"))?;
             let answer = self.list_here(&request).map_err(|detail| Refusal::Internal { detail: Cow::Owned(detail) })?;
-            return Ok(self.page(answer.entries, answer.next, answer.age_ms, command.limit));
+            return Ok(self.page(request.session, answer.entries, answer.next, answer.age_ms, command.limit));
         }
         self.list_everywhere(&view, request, command.deadline, command.limit).await
     }
 
-    fn page(&self, mut entries: Vec<Listed>, mut next: Option<Key>, age_ms: Option<u64>, limit: usize) -> ListPage {
+    fn page(&self, mut session: Session, mut entries: Vec<Listed>, mut next: Option<Key>, age_ms: Option<u64>, limit: usize) -> ListPage {
         if entries.len() > limit {
             entries.truncate(limit);
             next = entries.last().map(|e| e.key.clone());
         }
-        ListPage { entries, next, receipt: Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms, session: None } }
+        entries.iter().for_each(|entry| session.note(entry.version.node, entry.version.hlc));
+        let session = Some(self.token(session));
+        ListPage { entries, next, receipt: Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms, session } }
     }
 
     /// Each slot's nearest live replica, by node.
@@ -87,11 +98,12 @@ impl Core {
                 merged.insert(entry.key.clone(), entry);
             }
         }
-        Ok(self.page(merged.into_values().collect(), complete_to, age_ms, limit))
+        Ok(self.page(request.session, merged.into_values().collect(), complete_to, age_ms, limit))
     }
 
     async fn list_at(&self, node: NodeId, request: &ListRequest, deadline: Instant) -> Result<ListAnswer, String> {
         if node == self.id() {
+            self.catch_up(&request.session, deadline).await.map_err(|lack| lack.to_string())?;
             return self.list_here(request);
         }
         let budget = deadline.saturating_duration_since(Instant::now()).min(self.options.read_deadline);
@@ -102,8 +114,9 @@ impl Core {
     }
 
     /// Answers a peer's listing.
-    pub(crate) fn answer_list(&self, body: &[u8]) -> Result<Bytes, String> {
+    pub(crate) async fn answer_list(&self, body: &[u8], deadline: Instant) -> Result<Bytes, String> {
         let request: ListRequest = wire::decode(body)?;
+        self.catch_up(&request.session, deadline).await.map_err(|lack| lack.to_string())?;
         Ok(wire::encode(&self.list_here(&request)?))
     }
 

@@ -132,6 +132,10 @@ pub enum Mutation {
     SkipUnacknowledged,
     /// E7: forgets tombstones without waiting until they are stable.
     ForgetUnstable,
+    /// E7: a quorum read's repair is taken however old it is.
+    AcceptStaleRepair,
+    /// E9: a replica answers a session whatever it lacks of what that has seen.
+    NoSessionWait,
 }
 
 impl NodeOptions {

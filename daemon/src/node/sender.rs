@@ -22,6 +22,8 @@ use super::wire::{self, Feed, FeedAnswer};
 const LOG_PAGE: usize = 512;
 /// Checkpoints that a stream's watermark remembers.
 const CHECKPOINTS: usize = 64;
+/// After new writes the peer is told how far they reach without waiting for the next heartbeat, so often at most: sessions that roam wait for it (E9).
+const TOLD_PERIOD: Duration = Duration::from_millis(10);
 
 /// Why a stream came to its end.
 enum Ended {
@@ -42,6 +44,8 @@ struct Stream<'a> {
     sent: Sequence,
     outstanding: Outstanding,
     frontier: Frontier,
+    /// Up to where the peer was told that it was sent everything, and when.
+    told: (Sequence, Instant),
     out: ChannelSender,
 }
 
@@ -100,7 +104,7 @@ async fn run_stream(core: &Core, peer: NodeId) -> Ended {
     };
     let (out, answers) = channel.split();
     let epoch = core.view.load().phase_number();
-    let stream = Stream { core, peer, pass, epoch, sent: from, outstanding: Outstanding::new(), frontier: Frontier::new(CHECKPOINTS), out };
+    let stream = Stream { core, peer, pass, epoch, sent: from, outstanding: Outstanding::new(), frontier: Frontier::new(CHECKPOINTS), told: (from, Instant::now()), out };
     stream.run(Frames::of(answers)).await
 }
 
@@ -115,6 +119,7 @@ impl Stream<'_> {
             if let Err(reason) = self.send_up_to(until).await {
                 return Ended::Broken(reason);
             }
+            let tells_at = self.told.1 + TOLD_PERIOD;
             tokio::select! {
                 biased;
                 answer = answers.next() => match answer {
@@ -127,6 +132,7 @@ impl Stream<'_> {
                     if let Some(ended) = self.look_at_view() { return ended }
                     if let Err(reason) = self.heartbeat().await { return Ended::Broken(reason) }
                 }
+                () = tokio::time::sleep_until(tells_at), if self.sent > self.told.0 => if let Err(reason) = self.heartbeat().await { return Ended::Broken(reason) },
                 _ = head.changed(), if self.outstanding.len() < self.core.options.window => {}
             }
         }
@@ -164,7 +170,7 @@ impl Stream<'_> {
     /// What is not for this peer counts as acknowledged once everything before it is.
     fn pass_over(&self) {
         if self.outstanding.is_empty() {
-            lock(&self.core.delivery).acknowledge(self.peer, self.pass, self.sent, Epoch::default());
+            self.core.acknowledge(self.peer, self.pass, self.sent, Epoch::default());
         }
     }
 
@@ -204,7 +210,7 @@ impl Stream<'_> {
                     return Err("the peer acknowledged what it was not sent".to_owned());
                 }
                 let covered = if self.outstanding.is_empty() { self.sent } else { through };
-                lock(&self.core.delivery).acknowledge(self.peer, self.pass, covered, epoch);
+                self.core.acknowledge(self.peer, self.pass, covered, epoch);
                 lock(&self.core.refusals_of_peers).remove(&self.peer);
                 Ok(())
             }
@@ -213,6 +219,7 @@ impl Stream<'_> {
 
     async fn heartbeat(&mut self) -> Result<(), String> {
         let now = self.core.now();
+        self.told = (self.sent, Instant::now());
         // In this order: a write that settles in between is at or before the head.
         let floor = self.core.stamps.floor(now);
         self.frontier.checkpoint(floor, *self.core.head.borrow());

@@ -46,7 +46,7 @@ impl Router {
 }
 
 impl Service for Router {
-    fn call(&self, from: &PeerIdentity, service: ServiceId, body: Bytes, _deadline: Instant) -> BoxFuture<'static, Result<Bytes, Refused>> {
+    fn call(&self, from: &PeerIdentity, service: ServiceId, body: Bytes, deadline: Instant) -> BoxFuture<'static, Result<Bytes, Refused>> {
         if service == wire::COUNCIL {
             let Some(council) = self.council() else {
                 return Box::pin(std::future::ready(Err(Refused("this daemon is starting".to_owned()))));
@@ -54,17 +54,19 @@ impl Service for Router {
             let from = from.node;
             return Box::pin(async move { council.handle(from, body).await.map_err(Refused) });
         }
-        let answer = self.core().and_then(|core| {
+        let core = self.core();
+        Box::pin(async move {
+            let core = core?;
             let answer = match service {
-                wire::READ => core.answer_read(&body),
-                wire::LIST => core.answer_list(&body),
+                wire::READ => core.answer_read(&body, deadline).await,
+                wire::LIST => core.answer_list(&body, deadline).await,
                 wire::FETCH => core.answer_fetch(&body),
                 wire::FILLED => core.answer_filled(&body),
+                wire::MEND => core.answer_mend(&body).await,
                 other => Err(format!("this version has no service {other:?}")),
             };
             answer.map_err(Refused)
-        });
-        Box::pin(std::future::ready(answer))
+        })
     }
 
     fn stream(&self, from: PeerIdentity, service: ServiceId, channel: Channel) {

@@ -13,7 +13,7 @@ use isochrone_edge::{
 use isochrone_gossip::{Mesh, MeshOptions, PeerIdentity, Sockets};
 use isochrone_ident::{Epoch, Namespace, NodeId, Zone};
 use isochrone_placement::Capacity;
-use isochrone_replica::{Delivery, Horizon, Sequence};
+use isochrone_replica::{ClusterTag, Delivery, Horizon, Sequence, Session};
 use isochrone_store::Store;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -195,6 +195,7 @@ fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Re
     let head: Sequence = store.stats().last_sequence.max(recalled.trimmed);
     Ok(Arc::new(Core {
         stamps: Stamps::new(me.node, recalled.incarnation, recalled.last, options.clock),
+        empty_token: Session::default().encode(ClusterTag::of(&cluster)).into(),
         cluster,
         me,
         options,
@@ -207,6 +208,9 @@ fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Re
         delivery: Mutex::new(delivery),
         horizon: Mutex::new(Horizon::default()),
         heard_from_all: AtomicU64::new(0),
+        stable_through: AtomicU64::new(0),
+        heard: watch::Sender::new(()),
+        acknowledged: watch::Sender::new(()),
         head: watch::Sender::new(head),
         traffic,
         feeds: Feeds::new(),
@@ -242,7 +246,7 @@ impl Backend for Node {
 
     fn glance(&self, ns: &Namespace, key: &[u8], level: Level, session: Option<&str>) -> Glance {
         self.core.traffic.count();
-        if session.is_some() { Glance::Ask } else { self.core.glance(ns, key, level) }
+        self.core.glance(ns, key, level, session)
     }
 
     fn read(&self, command: ReadCommand) -> BoxFuture<'_, Result<Served, Refusal>> {
@@ -257,5 +261,9 @@ impl Backend for Node {
     fn list(&self, command: ListCommand) -> BoxFuture<'_, Result<ListPage, Refusal>> {
         self.core.traffic.count();
         Box::pin(self.core.list(command))
+    }
+
+    fn join_sessions(&self, held: &Arc<str>, newer: &Arc<str>) -> Arc<str> {
+        self.core.join_tokens(held, newer)
     }
 }

@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use isochrone_edge::{Level, Receipt, Refusal, WriteCommand, WriteOp, Written};
-use isochrone_ident::{Kind, Version};
-use isochrone_replica::{Entry, Live, Record};
-use isochrone_store::{Durability, Placed, RequestKey, WriteError, WriteSet};
+use isochrone_ident::{Key, Kind, Namespace, Version};
+use isochrone_replica::{Entry, Live, Record, Sequence, Session};
+use isochrone_store::{Committed, Durability, Placed, RequestKey, WriteError, WriteSet};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::core::{Core, lock};
+use super::find::Wanted;
 use super::identity::HLC_HIGH;
 use super::options::Mutation;
 use super::view::View;
@@ -26,32 +26,49 @@ struct FirstAnswer {
 impl Core {
     /// Takes a write in an eventual namespace.
     pub(crate) async fn take(self: &Arc<Self>, command: WriteCommand) -> Result<Written, Refusal> {
-        let evictable = self.check_write(&self.view.load(), &command)?;
+        let session = self.session_of(command.session.as_ref().map(isochrone_edge::SessionToken::as_str))?;
+        let view = self.view.load_full();
+        let evictable = self.check_write(&view, &command)?;
+        // The write is later than all that its session has seen (E9), which is at most the allowed skew ahead.
+        self.stamps
+            .observe(session.latest(), self.now())
+            .map_err(|ahead| Refusal::SessionTokenInvalid { detail: ahead.to_string().into() })?;
         let deadline = command.deadline.min(Instant::now() + self.options.write_deadline);
-        let fingerprint = command.fingerprint;
+        let (fingerprint, level) = (command.fingerprint, command.level);
+        let (ns, key) = (command.ns.clone(), command.key.clone());
         let (set, version) = self.write_set(command, evictable)?;
         let core = Arc::clone(self);
         let ended = tokio::spawn(async move { core.commit_own(set, version).await });
-        match tokio::time::timeout_at(deadline, ended).await {
-            Ok(Ok(Ok(None))) => Ok(self.written(version, false)),
-            Ok(Ok(Ok(Some(earlier)))) => self.repeat(&earlier, fingerprint),
-            Ok(Ok(Err(error))) => Err(refusal_of(&error)),
-            Ok(Err(_)) => Err(Refusal::OutcomeUnknown { detail: "the daemon is stopping".into() }),
-            Err(_) => Err(Refusal::OutcomeUnknown { detail: "the disk did not answer in time".into() }),
+        let committed = match tokio::time::timeout_at(deadline, ended).await {
+            Ok(Ok(committed)) => committed.map_err(|error| refusal_of(&error))?,
+            Ok(Err(_)) => return Err(Refusal::OutcomeUnknown { detail: "the daemon is stopping".into() }),
+            Err(_) => return Err(Refusal::OutcomeUnknown { detail: "the disk did not answer in time".into() }),
+        };
+        let first = committed.earlier.as_deref().map(|earlier| first_answer(earlier, fingerprint)).transpose()?;
+        if level == Level::Quorum {
+            let logged = committed.outcomes.first().and_then(|outcome| outcome.logged);
+            self.confirm(&view, &ns, &key, logged, deadline).await?;
         }
+        Ok(self.written(first.unwrap_or(version), first.is_some(), level, session))
     }
 
-    /// The answer to a request whose idempotency key was used before.
-    fn repeat(&self, earlier: &[u8], fingerprint: u128) -> Result<Written, Refusal> {
-        let first: FirstAnswer = super::wire::decode(earlier).map_err(|reason| {
-            tracing::error!(reason, "the answer kept under an idempotency key cannot be understood");
-            Refusal::Internal { detail: "a kept answer cannot be understood".into() }
-        })?;
-        if first.fingerprint == fingerprint { Ok(self.written(first.version, true)) } else { Err(Refusal::IdempotencyKeyReused) }
+    /// Level `quorum`: returns once a majority of the replicas have the write, or what replaced it.
+    async fn confirm(&self, view: &View, ns: &Namespace, key: &Key, logged: Option<Sequence>, deadline: Instant) -> Result<(), Refusal> {
+        let slot = View::slot(ns, key.as_bytes());
+        if let Some(through) = logged {
+            return self.await_majority(ns, slot, through, deadline).await;
+        }
+        // A repeat, or a write that had already been replaced when it was committed: what is held now may be another daemon's, so it is read and mended.
+        let Some(spec) = view.namespace(ns) else { return Err(Refusal::NoSuchNamespace(ns.clone())) };
+        let wanted = Wanted { spec, slot, ns, kind: Kind::Value, key, session: &Session::default(), deadline };
+        let unknown = |refusal: Refusal| Refusal::OutcomeUnknown { detail: Cow::Owned(refusal.to_string()) };
+        self.find_at_majority(view, &wanted).await.map(drop).map_err(unknown)
     }
 
-    fn written(&self, version: Version, repeated: bool) -> Written {
-        let receipt = Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms: None, session: None };
+    fn written(&self, version: Version, repeated: bool, consistency: Level, mut session: Session) -> Written {
+        session.note(version.node, version.hlc);
+        let session = Some(self.token(session));
+        let receipt = Receipt { consistency, region: self.me.region.clone(), age_ms: None, session };
         Written { version, created: None, receipt, repeated }
     }
 
@@ -61,7 +78,6 @@ impl Core {
             return Err(Refusal::NoSuchNamespace(command.ns.clone()));
         };
         super::read::check_level(spec, command.level)?;
-        super::read::check_session(command.session.as_ref())?;
         if !self.is_member() {
             return Err(Refusal::NotReady { detail: "it has not joined its cluster yet".into() });
         }
@@ -72,6 +88,9 @@ impl Core {
         if self.store.stats().log_bytes >= self.options.log_bytes_max {
             metrics::counter!("isochrone_node_refused_total", "reason" => "log").increment(1);
             return Err(Refusal::StoreFull { detail: Cow::Owned(self.log_full()) });
+        }
+        if command.level == Level::Quorum {
+            self.check_majority(view, &command.ns, View::slot(&command.ns, command.key.as_bytes()))?;
         }
         Ok(spec.keeping == isochrone_config::Keeping::Evictable)
     }
@@ -116,8 +135,8 @@ impl Core {
         Ok((set, version))
     }
 
-    /// Commits, and runs to its end whether or not the client is still there. Returns the first answer when the request is a repeat.
-    async fn commit_own(&self, set: WriteSet, version: Version) -> Result<Option<Bytes>, WriteError> {
+    /// Commits, and runs to its end whether or not the client is still there.
+    async fn commit_own(&self, set: WriteSet, version: Version) -> Result<Committed, WriteError> {
         let committed = self.store.commit(set).await;
         if let Ok(committed) = &committed {
             for sequence in committed.outcomes.iter().filter_map(|o| o.logged) {
@@ -125,8 +144,17 @@ impl Core {
             }
         }
         self.stamps.settle(version);
-        Ok(committed?.earlier)
+        committed
     }
+}
+
+/// The version that a repeated request was given at first.
+fn first_answer(earlier: &[u8], fingerprint: u128) -> Result<Version, Refusal> {
+    let first: FirstAnswer = super::wire::decode(earlier).map_err(|reason| {
+        tracing::error!(reason, "the answer kept under an idempotency key cannot be understood");
+        Refusal::Internal { detail: "a kept answer cannot be understood".into() }
+    })?;
+    if first.fingerprint == fingerprint { Ok(first.version) } else { Err(Refusal::IdempotencyKeyReused) }
 }
 
 fn millis(span: std::time::Duration) -> u64 {

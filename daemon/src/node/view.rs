@@ -94,6 +94,14 @@ impl View {
         Replicas { read, joining }
     }
 
+    /// The replica sets of each of which a quorum write needs a majority: one, or two while the slot moves.
+    pub(crate) fn write_sets(&self, ns: &Namespace, slot: Slot) -> Vec<Vec<NodeId>> {
+        let count = self.namespace(ns).map_or(usize::MAX, |spec| usize::from(spec.replicas));
+        let (current, next) = self.placement.eventual.write_sets(slot);
+        let next = next.map(|next| next.take(count).collect());
+        std::iter::once(current.take(count).collect()).chain(next).collect()
+    }
+
     /// Whether `node` needs the writes of that namespace in that slot: it is a replica, or becomes one.
     pub(crate) fn needs(&self, node: NodeId, ns: &Namespace, slot: Slot) -> bool {
         let count = self.namespace(ns).map_or(usize::MAX, |spec| usize::from(spec.replicas));

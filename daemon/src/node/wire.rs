@@ -4,7 +4,7 @@ use bytes::Bytes;
 use isochrone_edge::Listed;
 use isochrone_gossip::ServiceId;
 use isochrone_ident::{Epoch, Hlc, Key, Kind, Namespace, Region, Slot};
-use isochrone_replica::{Entry, Heard, Record, Sequence};
+use isochrone_replica::{Entry, Heard, Record, Sequence, Session};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raft messages, joins and forwarded proposals.
@@ -19,6 +19,8 @@ pub(crate) const LIST: ServiceId = ServiceId(4);
 pub(crate) const FETCH: ServiceId = ServiceId(5);
 /// Which moving slots a replica has been filled with.
 pub(crate) const FILLED: ServiceId = ServiceId(6);
+/// A state that a quorum read found newer than the receiver's.
+pub(crate) const MEND: ServiceId = ServiceId(8);
 
 /// On the replication stream, from the daemon that took the writes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -65,8 +67,19 @@ pub(crate) enum FeedAnswer {
 pub(crate) struct ReadRequest {
     /// The namespace.
     pub(crate) ns: Namespace,
+    /// The key's kind.
+    pub(crate) kind: Kind,
     /// The key.
     pub(crate) key: Key,
+    /// What the client has seen: the replica answers once it has all of that (E9).
+    pub(crate) session: Session,
+}
+
+/// A newer state of a key, for a replica that a quorum read found behind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MendRequest {
+    /// The key and its state.
+    pub(crate) entry: Entry,
 }
 
 /// The answer to a [`ReadRequest`].
@@ -93,6 +106,8 @@ pub(crate) struct ListRequest {
     pub(crate) limit: u32,
     /// Only keys of these slots; `None`: of all.
     pub(crate) slots: Option<Vec<Slot>>,
+    /// What the client has seen: the replica answers once it has all of that (E9).
+    pub(crate) session: Session,
 }
 
 /// The answer to a [`ListRequest`].
@@ -176,6 +191,7 @@ mod tests {
             let _ = decode::<Feed>(&bytes);
             let _ = decode::<FeedAnswer>(&bytes);
             let _ = decode::<ReadRequest>(&bytes);
+            let _ = decode::<MendRequest>(&bytes);
             let _ = decode::<ReadAnswer>(&bytes);
             let _ = decode::<ListRequest>(&bytes);
             let _ = decode::<ListAnswer>(&bytes);
