@@ -21,11 +21,13 @@
 //! - **E7** A tombstone goes once no write that is older than it can still arrive: [`Horizon::stable_through`].
 //! - **E8** Expiry is part of the state; it takes effect everywhere at the deadline plus the skew bound.
 //! - **E9** A session that roams reads its writes and never goes back: [`Session`], [`Causes`].
+//! - **E10** A copy is never older than the age that it claims: [`Streams`].
 //!
 //! Why the clock is our own and not `uhlc`'s: that one reads wall time through a plain function pointer, which would bring a
 //! hidden clock into a room where time is an argument.
 
 mod clock;
+mod copies;
 mod delivery;
 mod digest;
 mod frontier;
@@ -34,6 +36,7 @@ mod record;
 mod session;
 
 pub use clock::{Clock, ClockAhead, ClockLimits, Observed};
+pub use copies::{CopyHeartbeat, CopyTicket, KeyHash, Opening, Position, Source, StreamGap, Streams, may_serve};
 pub use delivery::{Delivery, Lapse, Pass, Sequence};
 pub use digest::{
     BUCKETS, DigestKey, Fingerprint, GROUPS, Item, Marks, Roots, SPAN_SLOTS, SPANS, SlotDigest, Standing, Sums, bucket_in, bucket_of,
