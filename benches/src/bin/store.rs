@@ -11,9 +11,9 @@ use bytes::Bytes;
 use clap::Parser;
 use fjall::{KeyspaceCreateOptions, PersistMode};
 use hdrhistogram::Histogram;
-use isochrone_ident::{Hlc, Key, Kind, Namespace, NodeId, Slot, Version, WallMicros};
-use isochrone_replica::{Entry, Live, Record};
-use isochrone_store::{Driver, Medium, Placed, Store, StoreOptions, WriteSet};
+use isochrone_ident::{ClusterName, Hlc, Key, Kind, Namespace, NodeId, Slot, Version, WallMicros};
+use isochrone_replica::{DigestKey, Live, Record};
+use isochrone_store::{Driver, Medium, Placed, Store, StoreOptions, Write, WriteSet};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use redb::{ReadableTable, TableDefinition};
@@ -131,7 +131,11 @@ fn compare<E: Engine>(arguments: &Arguments, value_bytes: usize) -> Result<(), F
 
 fn options() -> StoreOptions {
     let wall = || WallMicros(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64));
-    StoreOptions::new(Driver::Thread, Arc::new(wall), Arc::new(|reason| eprintln!("the disk failed: {reason}")))
+    let digest_key = ClusterName::new("bench").ok().map(|name| DigestKey::of(&name));
+    StoreOptions {
+        digest_key,
+        ..StoreOptions::new(Driver::Thread, Arc::new(wall), Arc::new(|reason| eprintln!("the disk failed: {reason}")))
+    }
 }
 
 fn namespace() -> Namespace {
@@ -144,7 +148,8 @@ fn placed(number: u64, hlc: u64) -> Placed {
     let version = Version { hlc: Hlc(hlc << 8), node: NodeId(u128::from(xxh3_64(b"node")) << 64 | 7), ..Version::default() };
     let live = Live { value: Bytes::from(vec![7; 100]), content_type: None, expires_at: None };
     let key = Key::new(key).expect("16 bytes are a key");
-    Placed { slot, entry: Entry { ns: namespace(), kind: Kind::Value, key, record: Record::live(version, live) }, evictable: false }
+    let write = Write::Merge(Record::live(version, live));
+    Placed { slot, ns: namespace(), kind: Kind::Value, key, write, evictable: false }
 }
 
 /// Fills a store, writes to it with so many writers that wait for the sync each, and reads.
@@ -211,7 +216,7 @@ fn read_hot(store: &Store, keys: u64) -> Result<(), Failure> {
     for tier in ["durable tier, pages in memory", "memory tier"] {
         let started = Instant::now();
         for one in &hot {
-            std::hint::black_box(store.get(one.slot, &one.entry.ns, one.entry.kind, one.entry.key.as_bytes())?);
+            std::hint::black_box(store.get(one.slot, &one.ns, one.kind, one.key.as_bytes())?);
         }
         println!("get, {tier}: {:.2} us", started.elapsed().as_secs_f64() * 1e6 / hot.len() as f64);
     }
@@ -232,7 +237,7 @@ fn open_only(path: &Path, keys: u64) -> Result<(), Failure> {
 fn read_all(store: &Store, keys: u64) -> Result<(), Failure> {
     for number in 0..keys {
         let one = placed(number, 0);
-        assert!(store.get(one.slot, &one.entry.ns, one.entry.kind, one.entry.key.as_bytes())?.is_some(), "key {number} is there");
+        assert!(store.get(one.slot, &one.ns, one.kind, one.key.as_bytes())?.is_some(), "key {number} is there");
     }
     Ok(())
 }

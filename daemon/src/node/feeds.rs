@@ -176,15 +176,14 @@ impl Core {
         let entries = entries.into_iter().map(|entry| {
             let evictable = view.namespace(&entry.ns).is_some_and(|spec| spec.keeping == isochrone_config::Keeping::Evictable);
             relaxed &= evictable;
-            Placed { slot: View::slot(&entry.ns, entry.key.as_bytes()), entry, evictable }
+            Placed::merging(View::slot(&entry.ns, entry.key.as_bytes()), entry, evictable)
         });
         let entries: Vec<Placed> = entries.collect();
         WriteSet {
             entries,
-            log: false,
-            answers: Vec::new(),
             facts: vec![(HLC_HIGH, Some(wire::encode(&self.stamps.last())))],
             durability: if relaxed { Durability::Relaxed } else { Durability::AtOnce },
+            ..WriteSet::default()
         }
     }
 }

@@ -99,7 +99,7 @@ impl Core {
     fn replication_view(&self) -> ReplicationView {
         let stats = self.store.stats();
         let oldest = self.store.log_after(isochrone_replica::Sequence(stats.last_sequence.0.saturating_sub(stats.log_entries)), 1);
-        let oldest = oldest.ok().and_then(|page| page.into_iter().next());
+        let oldest = oldest.ok().and_then(|page| page.operations.into_iter().next());
         let oldest_ms = oldest.map(|logged| self.now().millis().saturating_sub(logged.version.hlc.wall().millis()));
         ReplicationView { backlog: stats.log_entries, oldest_ms }
     }

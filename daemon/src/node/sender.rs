@@ -180,7 +180,7 @@ impl Stream<'_> {
         let page = self.core.store.log_after(self.sent, LOG_PAGE).map_err(|e| e.to_string())?;
         let (mut through, mut entries, mut bytes) = (self.sent, Vec::new(), 0);
         let mut seen = BTreeSet::new();
-        for logged in page {
+        for logged in page.operations {
             if bytes >= self.core.options.batch_bytes {
                 break;
             }

@@ -9,7 +9,7 @@ use isochrone_council::{CouncilOptions, Timers};
 use isochrone_edge::{EdgeLimits, Grant, Right, Scope, Token};
 use isochrone_gossip::{Bounds, EmulatedSockets, LinkShape, RealSockets, Sockets};
 use isochrone_ident::Region;
-use isochrone_replica::ClockLimits;
+use isochrone_replica::{ClockLimits, DigestKey};
 use isochrone_store::{Driver, StoreOptions};
 
 use super::emulate::EmulatedNetwork;
@@ -89,6 +89,7 @@ pub(crate) fn store_options(settings: &NodeSettings, environment: &Environment) 
         queue_max: store.queue_max,
         sync_interval: store.sync_interval.duration(),
         seed: environment.seed,
+        digest_key: Some(DigestKey::of(&settings.node.cluster)),
         ..StoreOptions::new(Driver::Thread, Arc::clone(&environment.wall), Arc::clone(&environment.on_fatal))
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use isochrone_edge::{Level, Receipt, Refusal, WriteCommand, WriteOp, Written};
 use isochrone_ident::{Key, Kind, Namespace, Version};
-use isochrone_replica::{Entry, Live, Record, Sequence, Session};
-use isochrone_store::{Committed, Durability, Placed, RequestKey, WriteError, WriteSet};
+use isochrone_replica::{Live, Record, Sequence, Session};
+use isochrone_store::{Committed, Durability, KeptAnswer, Placed, RequestKey, Write, WriteError, WriteSet};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -122,15 +122,19 @@ impl Core {
         let until = now.plus_millis(millis(self.options.idempotency_ttl));
         let unsynced = evictable || self.options.breaks(Mutation::AcknowledgeUnsynced);
         let set = WriteSet {
-            answers: key.into_iter().map(|key| (key, super::wire::encode(&first), until)).collect(),
+            answers: key.into_iter().map(|key| KeptAnswer { key, until, body: super::wire::encode(&first), counted: false }).collect(),
             entries: vec![Placed {
                 slot: View::slot(&command.ns, command.key.as_bytes()),
-                entry: Entry { ns: command.ns, kind: Kind::Value, key: command.key, record },
+                ns: command.ns,
+                kind: Kind::Value,
+                key: command.key,
+                write: Write::Merge(record),
                 evictable,
             }],
             log: true,
             facts: vec![(HLC_HIGH, Some(super::wire::encode(&version.hlc)))],
             durability: if unsynced { Durability::Relaxed } else { Durability::AtOnce },
+            ..WriteSet::default()
         };
         Ok((set, version))
     }

@@ -54,7 +54,7 @@ async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
     };
     let mut facts = vec![(TRIMMED, Some(wire::encode(&trimmed))), (PROMISED, Some(wire::encode(&stable_through)))];
     facts.extend(cursors.into_iter().map(|(peer, sequence)| (cursor(peer), Some(wire::encode(&(phase, sequence))))));
-    let set = WriteSet { entries: Vec::new(), log: false, answers: Vec::new(), facts, durability: Durability::AtOnce };
+    let set = WriteSet { facts, durability: Durability::AtOnce, ..WriteSet::default() };
     if let Err(error) = core.store.commit(set).await {
         tracing::warn!(%error, "the stable time could not be written; deletes are kept longer");
         return;

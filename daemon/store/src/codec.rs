@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
-use isochrone_replica::{Live, Record, State};
+use isochrone_replica::{DigestKey, Fingerprint, Live, Record, State};
 use serde::{Deserialize, Serialize, Serializer};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -123,6 +123,19 @@ fn unseal_as<'a, T: Deserialize<'a>>(format: u8, name: &[u8], bytes: &'a [u8]) -
     postcard::from_bytes(body).map_err(|_| Corrupt)
 }
 
+/// What stands for a record in its slot's digest (E6): over the name of its row without the slot, and its version and state as they are sealed, which is canonical.
+/// `None` for a record that may be evicted: it has a place in the order of eviction, told in front of its version.
+pub(crate) fn fingerprint(key: DigestKey, row: &[u8], sealed: &[u8]) -> Option<Fingerprint> {
+    let (is_evictable, state) = sealed.get(SEAL_BYTES..)?.split_first()?;
+    (*is_evictable == 0).then(|| Fingerprint::of(key, row.get(SLOT_BYTES..).unwrap_or_default(), state))
+}
+
+/// The slot of a record's row.
+pub(crate) fn slot_of_row(row: &[u8]) -> Result<Slot, Corrupt> {
+    let slot = row.first_chunk::<SLOT_BYTES>().ok_or(Corrupt)?;
+    Slot::new(u16::from_be_bytes(*slot)).map_err(|_| Corrupt)
+}
+
 /// The row of a record: slot (big endian), namespace, the number of its kind, key. No namespace has a byte so low, and values have 0, as every row had before
 /// there were kinds. So a slot is one range, in the order of namespace, kind and key.
 pub(crate) fn record_row(slot: Slot, ns: &Namespace, kind: Kind, key: &[u8], out: &mut Vec<u8>) {
@@ -145,9 +158,8 @@ fn push_name(ns: &Namespace, kind: Kind, key: &[u8], out: &mut Vec<u8>) {
 
 /// Takes a record's row apart.
 pub(crate) fn parse_record_row(row: &[u8]) -> Result<(Slot, Namespace, Kind, Key), Corrupt> {
-    let (slot, name) = row.split_first_chunk::<SLOT_BYTES>().ok_or(Corrupt)?;
-    let slot = Slot::new(u16::from_be_bytes(*slot)).map_err(|_| Corrupt)?;
-    let (ns, kind, key) = parse_name_row(name)?;
+    let slot = slot_of_row(row)?;
+    let (ns, kind, key) = parse_name_row(&row[SLOT_BYTES..])?;
     Ok((slot, ns, kind, key))
 }
 

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use isochrone_ident::{Key, Kind, Namespace, Slot, Version};
 use isochrone_replica::Sequence;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::engine::{Done, Engine, Spoiled, Terms};
 use crate::shared::Shared;
 use crate::tables::Snapshot;
-use crate::words::{Committed, Durability, WriteSet};
+use crate::words::{Changed, Committed, Durability, WriteSet};
 use crate::work::Work;
 use crate::{Driver, StoreOptions, WriteError};
 
@@ -173,6 +174,7 @@ impl Committer {
             let close = take_close(&mut jobs);
             if close.is_none() || !jobs.is_empty() {
                 self.commit(jobs).await;
+                self.engine.counting().count_page(&self.shared);
             }
             if let Some(reply) = close {
                 self.close().await;
@@ -186,6 +188,9 @@ impl Committer {
     /// Waits for the next job, and takes along what else is there, within the bounds of a batch. An empty batch when something unsynced, or untidy, is
     /// due; `None` when nobody holds the store any more.
     async fn next(&mut self) -> Option<Vec<Job>> {
+        if let Some(first) = self.count_until_asked().await {
+            return Some(self.drain(first));
+        }
         let first = if self.untidy {
             match self.queue.try_recv() {
                 Ok(job) => Some(job),
@@ -201,6 +206,19 @@ impl Committer {
             self.queue.recv().await
         };
         first.map(|job| self.drain(job))
+    }
+
+    /// Counts records for their digests (E6) until there is a job, or nothing left to count, or something else to do.
+    async fn count_until_asked(&mut self) -> Option<Job> {
+        while self.engine.counting().is_running() && !self.untidy && !self.is_sync_due() {
+            match self.queue.try_recv() {
+                Ok(job) => return Some(job),
+                Err(mpsc::error::TryRecvError::Disconnected) => return None,
+                Err(mpsc::error::TryRecvError::Empty) => self.engine.counting().count_page(&self.shared),
+            }
+            yield_now().await;
+        }
+        None
     }
 
     /// A close is the last of its batch: what was queued after it finds the queue gone.
@@ -277,6 +295,7 @@ impl Committer {
             Err(detail) => return self.spoil(jobs, Spoiled::Fatal(detail)),
         };
         self.show(snapshot, &changes.touched);
+        self.engine.counting().committed(&self.shared, &changes.differences, changes.recount.iter());
         self.shared.publish(&self.engine, changes.slots.keys().copied());
         self.note_synced(sync, changes.changed);
         if sync {
@@ -288,10 +307,13 @@ impl Committer {
     }
 
     /// The order that keeps stale copies out of memory: see [`crate::memory`].
-    fn show(&self, snapshot: Snapshot, touched: &[crate::memory::Name]) {
+    fn show(&self, snapshot: Snapshot, touched: &[Changed]) {
         self.shared.memory.begin(touched);
         self.shared.snapshot.store(Some(Arc::new(snapshot)));
         self.shared.memory.end(touched);
+        if let Some(observer) = self.shared.observer.get().filter(|_| !touched.is_empty()) {
+            observer(touched);
+        }
     }
 
     fn note_synced(&mut self, sync: bool, changed: bool) {

@@ -7,11 +7,12 @@ use isochrone_ident::{Slot, WallMicros};
 use isochrone_replica::Sequence;
 use redb::{Database, Durability, ReadableDatabase, TableError};
 
+use crate::digests::Counting;
 use crate::disk::DiskHealth;
 use crate::shared::Shared;
 use crate::tables::{self, FORMAT, FORMAT_ROW, Ledger, META, SlotLedger, Snapshot, TOTALS};
 use crate::words::SlotTotals;
-use crate::work::{Changes, Work};
+use crate::work::{Changes, Standing, Work};
 use crate::{Medium, OpenError, StoreOptions};
 
 /// Why a transaction was not committed.
@@ -50,6 +51,7 @@ pub(crate) struct Engine {
     database: Option<Database>,
     ledger: Ledger,
     slots: SlotLedger,
+    counting: Counting,
 }
 
 impl Engine {
@@ -59,7 +61,8 @@ impl Engine {
         let database = medium.open(options.page_cache_bytes(), &health)?;
         prepare(&database, &medium)?;
         let (ledger, slots) = sums(&database, &medium)?;
-        Ok(Self { medium, health, options, database: Some(database), ledger, slots })
+        let counting = Counting::new(options.digest_key);
+        Ok(Self { medium, health, options, database: Some(database), ledger, slots, counting })
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
@@ -68,6 +71,10 @@ impl Engine {
 
     pub(crate) fn syncs(&self) -> u64 {
         self.health.syncs()
+    }
+
+    pub(crate) fn counting(&mut self) -> &mut Counting {
+        &mut self.counting
     }
 
     pub(crate) fn medium(&self) -> &Medium {
@@ -113,7 +120,8 @@ impl Engine {
         let database = self.database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
         let mut write = database.begin_write()?;
         write.set_durability(if terms.sync { Durability::Immediate } else { Durability::None })?;
-        let mut work = Work::open(&write, self.ledger, &self.slots, &self.options, &shared.meters)?;
+        let mut work =
+            Work::open(&write, self.ledger, &self.slots, &self.counting, Standing { options: &self.options, meters: &shared.meters })?;
         let results = apply(&mut work)?;
         let untidy = work.tidy(terms.trim_through, terms.now)?;
         let mut changes = work.finish()?;
@@ -154,6 +162,7 @@ impl Engine {
         // Places in the log that went with what was unsynced may be known to peers already: they are not given out again.
         self.ledger = Ledger { last_sequence: ledger.last_sequence.max(self.ledger.last_sequence), ..ledger };
         self.slots = slots;
+        self.counting.restart(shared);
         self.database = Some(database);
         shared.snapshot.store(Some(Arc::new(snapshot)));
         shared.reopen_wanted.store(false, Ordering::Release);

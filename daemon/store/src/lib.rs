@@ -67,6 +67,8 @@
 
 mod codec;
 mod committer;
+mod compare;
+mod digests;
 mod disk;
 mod engine;
 mod errors;
@@ -81,15 +83,16 @@ mod tables;
 mod words;
 mod work;
 
+pub use compare::{BucketPage, InvalidItemName, item_name, parse_item_name};
 pub use disk::Medium;
 pub use errors::{OpenError, ReadError, WriteError};
 pub use isochrone_replica::Sequence;
 pub use meters::describe;
-pub use options::{Driver, OnFatal, StoreOptions, WallClock};
+pub use options::{Driver, Observer, OnFatal, StoreOptions, WallClock};
 pub use pages::LIST_EXAMINED_MAX;
 pub use sim_disk::SimDisk;
 pub use store::Store;
 pub use words::{
-    Before, Committed, Durability, FactKey, InvalidLength, Listed, Listing, Logged, Outcome, Page, Placed, RequestKey, SlotTotals, Stats,
-    WriteSet,
+    Before, Changed, Committed, Durability, FactKey, InvalidLength, KeptAnswer, Listed, Listing, LogPage, Logged, Outcome, Page, Placed,
+    RequestKey, SlotTotals, Stats, Write, WriteSet,
 };

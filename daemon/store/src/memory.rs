@@ -26,6 +26,8 @@ use isochrone_replica::Record;
 use moka::Equivalent;
 use moka::sync::Cache;
 
+use crate::words::Changed;
+
 /// Number of stripes; a power of two. More stripes, fewer fills refused for a neighbour's sake.
 const STRIPES: usize = 1024;
 
@@ -52,6 +54,12 @@ pub(crate) struct NameRef<'a> {
 impl Name {
     fn borrow(&self) -> NameRef<'_> {
         NameRef { ns: &self.ns, kind: self.kind, key: self.key.as_bytes() }
+    }
+}
+
+impl<'a> NameRef<'a> {
+    fn of(changed: &'a Changed) -> Self {
+        Self { ns: &changed.ns, kind: changed.kind, key: changed.key.as_bytes() }
     }
 }
 
@@ -132,20 +140,20 @@ impl MemoryTier {
     }
 
     /// Before a commit becomes visible: closes the stripes of these names to fills, and takes the names out.
-    pub(crate) fn begin(&self, names: &[Name]) {
-        for name in names {
-            let mut stripe = self.lock(self.stripe_of(name.borrow()));
+    pub(crate) fn begin(&self, changed: &[Changed]) {
+        for name in changed.iter().map(NameRef::of) {
+            let mut stripe = self.lock(self.stripe_of(name));
             stripe.closing += 1;
-            if self.cache.contains_key(&name.borrow()) {
-                self.cache.invalidate(&name.borrow());
+            if self.cache.contains_key(&name) {
+                self.cache.invalidate(&name);
             }
         }
     }
 
     /// After the commit has become visible: counts it, and opens the stripes.
-    pub(crate) fn end(&self, names: &[Name]) {
-        for name in names {
-            let mut stripe = self.lock(self.stripe_of(name.borrow()));
+    pub(crate) fn end(&self, changed: &[Changed]) {
+        for name in changed.iter().map(NameRef::of) {
+            let mut stripe = self.lock(self.stripe_of(name));
             stripe.commits += 1;
             stripe.closing -= 1;
         }
@@ -181,13 +189,18 @@ fn weight(name: NameRef<'_>, record: &Record) -> usize {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use isochrone_ident::{Hlc, Version};
+    use isochrone_ident::{Hlc, Slot, Version};
     use isochrone_replica::Live;
 
     use super::*;
 
     fn name(key: &str) -> Name {
         Name { ns: Namespace::new("data").expect("a name"), kind: Kind::Value, key: Key::new(key.to_owned()).expect("a key") }
+    }
+
+    fn changed(name: &Name) -> Changed {
+        let (ns, kind, key) = (name.ns.clone(), name.kind, name.key.clone());
+        Changed { slot: Slot::of_hash(1), ns, kind, key, version: Version::default(), live: true }
     }
 
     fn record(hlc: u64, bytes: usize) -> Record {
@@ -234,9 +247,9 @@ mod tests {
                 Step::Ticket => ticket = Some(tier.ticket(at)),
                 Step::Read => read = Some(record(durable, 1)),
                 Step::Fill => tier.fill(ticket.expect("taken"), at, &read.clone().expect("read")),
-                Step::Begin => tier.begin(std::slice::from_ref(&name)),
+                Step::Begin => tier.begin(&[changed(&name)]),
                 Step::Visible => durable = 2,
-                Step::End => tier.end(std::slice::from_ref(&name)),
+                Step::End => tier.end(&[changed(&name)]),
             }
             if durable == 2 {
                 let held = tier.copy_of(at).map_or(2, |held| held.version.hlc.0);
@@ -260,8 +273,8 @@ mod tests {
         let tier = MemoryTier::new(1 << 20, 1);
         let name = name("k");
         let stale = record(1, 1);
-        tier.begin(std::slice::from_ref(&name));
-        tier.end(std::slice::from_ref(&name));
+        tier.begin(&[changed(&name)]);
+        tier.end(&[changed(&name)]);
         tier.fill(tier.ticket(name.borrow()), name.borrow(), &stale);
         assert_eq!(tier.copy_of(name.borrow()), Some(stale), "the check has something to catch");
     }

@@ -5,14 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isochrone_ident::WallMicros;
+use isochrone_replica::DigestKey;
 
-use crate::OpenError;
+use crate::{Changed, OpenError};
 
 /// Reads the wall clock.
 pub type WallClock = Arc<dyn Fn() -> WallMicros + Send + Sync>;
 
 /// Told once, in words, when the disk has failed.
 pub type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
+
+/// Told of what a commit has changed, right after it has become visible and before it is answered. The committer waits for it: it should do no more than
+/// pass on what it needs. One key may be there several times, in order.
+pub type Observer = Arc<dyn Fn(&[Changed]) + Send + Sync>;
 
 /// What runs the committer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub struct StoreOptions {
     pub full_retry: Duration,
     /// Seed of the memory tier's hash.
     pub seed: u64,
+    /// The key of the slots' digests, the same on all daemons of a cluster (E6); without one no digests are kept.
+    pub digest_key: Option<DigestKey>,
     /// What runs the committer.
     pub driver: Driver,
     /// The wall clock, for answers that expire.
@@ -77,6 +84,7 @@ impl StoreOptions {
             sync_interval: Duration::from_millis(50),
             full_retry: Duration::from_secs(1),
             seed: 0,
+            digest_key: None,
             driver,
             wall,
             on_fatal,

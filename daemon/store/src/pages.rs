@@ -8,7 +8,7 @@ use isochrone_replica::{Entry, Sequence};
 
 use crate::codec::{Stored, StoredOperation, name_row, parse_name_row, parse_record_row, record_row, slot_range, unseal};
 use crate::tables::Snapshot;
-use crate::words::{Listed, Listing, Logged, Page};
+use crate::words::{Listed, Listing, LogPage, Logged, Page, RequestKey};
 use crate::{ReadError, Store};
 
 /// Most keys looked at for one page of a listing, wanted or not, so that a call's time is bounded.
@@ -102,25 +102,27 @@ impl Store {
         })
     }
 
-    /// Operations of the log after `after`, in order, at most `count_max`. A corrupt one is left out and counted: anti-entropy (E6) finds what it was.
+    /// Operations of the log after `after`, in order, at most `count_max`. A corrupt one is left out, counted and reported: anti-entropy (E6) finds what it was.
     ///
     /// # Errors
     /// [`ReadError::Disk`] and [`ReadError::Closed`].
-    pub fn log_after(&self, after: Sequence, count_max: usize) -> Result<Vec<Logged>, ReadError> {
+    pub fn log_after(&self, after: Sequence, count_max: usize) -> Result<LogPage, ReadError> {
         self.shared.read(|snapshot| {
-            let mut operations = Vec::new();
+            let mut page = LogPage { through: after, ..LogPage::default() };
             let rows = snapshot.log.range(after.0.saturating_add(1)..).map_err(|error| self.disk_error(&error.into()))?;
             for row in rows.take(count_max) {
                 let (sequence, sealed) = row.map_err(|error| self.disk_error(&error.into()))?;
+                page.through = Sequence(sequence.value());
                 match parse_operation(sequence.value(), sealed.value()) {
-                    Some(operation) => operations.push(operation),
+                    Some(operation) => page.operations.push(operation),
                     None => {
+                        page.skipped += 1;
                         self.shared.meters.corrupt.add(1);
                         tracing::error!(sequence = sequence.value(), "an operation of the log fails its checksum");
                     }
                 }
             }
-            Ok(operations)
+            Ok(page)
         })
     }
 }
@@ -134,5 +136,6 @@ fn parse_operation(sequence: u64, sealed: &[u8]) -> Option<Logged> {
         kind: stored.kind,
         key: Key::new(Bytes::copy_from_slice(stored.key)).ok()?,
         version: stored.version,
+        request: stored.request.and_then(|key| RequestKey::new(Bytes::copy_from_slice(key)).ok()),
     })
 }

@@ -1,19 +1,20 @@
 //! What readers and the committer share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread;
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use isochrone_ident::{SLOTS, Slot};
 
+use crate::digests::Digests;
 use crate::engine::Engine;
 use crate::memory::MemoryTier;
 use crate::meters::Meters;
 use crate::tables::Snapshot;
 use crate::words::{SlotTotals, Stats};
-use crate::{ReadError, WallClock};
+use crate::{Observer, ReadError, WallClock};
 
 /// How often, at most, the committer looks whether the last reader has left before it opens the disk again.
 const READERS_CHECKS_MAX: u32 = 20_000;
@@ -25,6 +26,9 @@ pub(crate) struct Shared {
     /// Held by the committer while it opens the disk again; readers who find no snapshot wait for it.
     gate: RwLock<()>,
     pub(crate) memory: MemoryTier,
+    pub(crate) digests: Digests,
+    /// Told of every change, once there is somebody to tell.
+    pub(crate) observer: OnceLock<Observer>,
     pub(crate) meters: Meters,
     pub(crate) wall: WallClock,
     /// The engine refuses to read since an error of the disk.
@@ -42,6 +46,8 @@ impl Shared {
             snapshot: ArcSwapOption::empty(),
             gate: RwLock::new(()),
             memory,
+            digests: Digests::new(),
+            observer: OnceLock::new(),
             meters: Meters::new(),
             wall,
             reopen_wanted: AtomicBool::new(false),

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use bytes::Bytes;
-use isochrone_ident::{Key, Kind, Namespace, Slot, Version};
-use isochrone_replica::{Record, Sequence};
+use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
+use isochrone_replica::{DigestKey, Record, Sequence};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{Stored, StoredAnswer, StoredFact, record_row, unseal};
@@ -16,7 +16,7 @@ use crate::memory::{MemoryTier, NameRef};
 use crate::shared::Shared;
 use crate::words::{Committed, FactKey, RequestKey, SlotTotals, Stats, WriteSet};
 use crate::work::TIDY_ROWS_MAX;
-use crate::{Driver, Medium, OpenError, ReadError, StoreOptions, WriteError};
+use crate::{Driver, Medium, Observer, OpenError, ReadError, StoreOptions, WriteError};
 
 /// The store of one daemon. Cloning shares it; the disk is closed when the last clone is gone, or by [`Store::close`].
 #[derive(Clone)]
@@ -24,6 +24,7 @@ pub struct Store {
     pub(crate) shared: Arc<Shared>,
     queue: mpsc::Sender<Job>,
     queue_bytes_max: u64,
+    pub(crate) digest_key: Option<DigestKey>,
 }
 
 impl Store {
@@ -43,13 +44,13 @@ impl Store {
         shared.snapshot.store(Some(Arc::new(engine.snapshot().map_err(refused)?)));
         shared.publish(&engine, Slot::all());
         let (queue, jobs) = mpsc::channel(options.queue_max);
-        let (driver, queue_bytes_max) = (options.driver, options.queue_bytes_max);
+        let (driver, queue_bytes_max, digest_key) = (options.driver, options.queue_bytes_max, options.digest_key);
         let committer = Committer::new(engine, Arc::clone(&shared), options, jobs);
         match driver {
             Driver::Thread => start_thread(committer).map_err(|error| refused(error.to_string()))?,
             Driver::Task { .. } => drop(tokio::spawn(committer.run())),
         }
-        Ok(Self { shared, queue, queue_bytes_max })
+        Ok(Self { shared, queue, queue_bytes_max, digest_key })
     }
 
     /// Writes a set, together with whatever else waits, in one commit. Returns when it is durable, or with [`crate::Durability::Relaxed`] when it
@@ -157,10 +158,18 @@ impl Store {
     /// # Errors
     /// [`ReadError`].
     pub fn answer(&self, key: &RequestKey) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.kept_answer(key)?.map(|(answer, _)| answer))
+    }
+
+    /// The answer kept under a request's key and until when it is kept, unless it has expired: what other daemons are to learn of the request.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn kept_answer(&self, key: &RequestKey) -> Result<Option<(Bytes, WallMicros)>, ReadError> {
         self.shared.read(|snapshot| {
             let Some(row) = snapshot.answers.get(key.as_bytes()).map_err(|error| self.disk_error(&error.into()))? else { return Ok(None) };
             let kept: StoredAnswer<'_> = unseal(key.as_bytes(), row.value()).map_err(|_| self.corrupt_value("a kept answer"))?;
-            Ok(((self.shared.wall)() < kept.until).then(|| Bytes::copy_from_slice(kept.answer)))
+            Ok(((self.shared.wall)() < kept.until).then(|| (Bytes::copy_from_slice(kept.answer), kept.until)))
         })
     }
 
@@ -180,6 +189,11 @@ impl Store {
     /// Lets operations up to `through` go from the log, because every replica has them. Lazy: rides on later commits. It only grows.
     pub fn trim_log(&self, through: Sequence) {
         self.shared.trim_through.fetch_max(through.0, Ordering::AcqRel);
+    }
+
+    /// Has `observer` told of every change from now on. Costs nothing until then. Tells whether it was set: there can be one in a store's life.
+    pub fn observe(&self, observer: Observer) -> bool {
+        self.shared.observer.set(observer).is_ok()
     }
 
     /// How full the store is.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
-use isochrone_replica::{Entry, Sequence};
+use isochrone_replica::{Entry, Record, Sequence};
 
 /// A name that is too long, or empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -91,26 +91,92 @@ pub enum Durability {
     Relaxed,
 }
 
-/// An entry and where it belongs.
+/// What is to become of a key.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// A record is merged into what is held (E4, E8). Always safe, however often and in whatever order.
+    Merge(Record),
+}
+
+/// A write, and where it belongs.
 #[derive(Debug, Clone)]
 pub struct Placed {
-    /// The slot of its key (P1); always the same for a key.
+    /// The slot of the key (P1); always the same for a key, whatever its kind.
     pub slot: Slot,
-    /// Namespace, key and record.
-    pub entry: Entry,
+    /// The key's namespace.
+    pub ns: Namespace,
+    /// What the key holds.
+    pub kind: Kind,
+    /// The key.
+    pub key: Key,
+    /// What is to become of it.
+    pub write: Write,
     /// Whether its namespace may be evicted (E11); always the same for a namespace.
     pub evictable: bool,
+}
+
+impl Placed {
+    /// Another daemon's state of a key, to be merged.
+    #[must_use]
+    pub fn merging(slot: Slot, entry: Entry, evictable: bool) -> Self {
+        Self { slot, ns: entry.ns, kind: entry.kind, key: entry.key, write: Write::Merge(entry.record), evictable }
+    }
+
+    /// Bytes of payload: the key, and what is written.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.as_bytes().len() + self.write.bytes()
+    }
+}
+
+impl Write {
+    /// Bytes of payload.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Merge(record) => record.bytes(),
+        }
+    }
+
+    /// Whether what is written takes the place of what is held, rather than growing it.
+    pub(crate) const fn replaces(&self) -> bool {
+        match self {
+            Self::Merge(_) => true,
+        }
+    }
+
+    /// Whether the operation log holds the whole of it.
+    pub(crate) const fn is_logged_whole(&self) -> bool {
+        match self {
+            Self::Merge(_) => false,
+        }
+    }
+}
+
+/// An answer to be kept under its request's key, so that a repeat gets it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptAnswer {
+    /// The request.
+    pub key: RequestKey,
+    /// Until when it is kept.
+    pub until: WallMicros,
+    /// The answer, in the caller's own form.
+    pub body: Bytes,
+    /// Appends to the body what the counter that the set's first entry changes stands at afterwards: an `i64` as postcard writes it. Nothing is appended
+    /// where the first entry is no [`Write::Change`] of a counter.
+    pub counted: bool,
 }
 
 /// What is to be written together: all of it becomes durable, or nothing does.
 #[derive(Debug, Clone, Default)]
 pub struct WriteSet {
-    /// Records to merge into what is held (E4, E8).
+    /// What is written. Entries of one key see each other, in order.
     pub entries: Vec<Placed>,
-    /// Whether each entry that is taken is also appended to the operation log.
+    /// Whether each entry that is taken is also appended to the operation log, with the request key of the first answer.
     pub log: bool,
-    /// Answers to keep under the request's key, each until that time.
-    pub answers: Vec<(RequestKey, Bytes, WallMicros)>,
+    /// Answers to keep under their request's key. If one is kept already, the set is a repeat.
+    pub answers: Vec<KeptAnswer>,
+    /// Answers to requests that other daemons have taken, each with the time until which it is kept. One that is here already stays as it is; none makes the set
+    /// a repeat.
+    pub learned: Vec<(RequestKey, Bytes, WallMicros)>,
     /// Facts to set, or with `None` to remove.
     pub facts: Vec<(FactKey, Option<Bytes>)>,
     /// When to answer.
@@ -133,10 +199,11 @@ impl WriteSet {
     /// Bytes of keys and values that this carries, for the bounds on the queue and the batch.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let entries: usize = self.entries.iter().map(|placed| placed.entry.key.as_bytes().len() + placed.entry.record.bytes()).sum();
-        let answers: usize = self.answers.iter().map(|(key, answer, _)| key.as_bytes().len() + answer.len()).sum();
+        let entries: usize = self.entries.iter().map(Placed::bytes).sum();
+        let answers: usize = self.answers.iter().map(|kept| kept.key.as_bytes().len() + kept.body.len()).sum();
+        let learned: usize = self.learned.iter().map(|(key, answer, _)| key.as_bytes().len() + answer.len()).sum();
         let facts: usize = self.facts.iter().map(|(key, value)| key.as_str().len() + value.as_ref().map_or(0, Bytes::len)).sum();
-        (entries + answers + facts) as u64
+        (entries + answers + learned + facts) as u64
     }
 }
 
@@ -152,20 +219,24 @@ pub struct Before {
 }
 
 /// What became of one entry of a [`WriteSet`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// What was held before; `None` when nothing was.
     pub before: Option<Before>,
-    /// The version held now.
+    /// The version held now; that of no write where nothing is held (after a gap in a key that is new here).
     pub after: Version,
     /// Whether the entry changed what is held. `false` when what was held already covers it.
     pub taken: bool,
+    /// E2: some write before a [`Write::Apply`] is missing here, so it was not applied, while the rest of the set was. Pull the key's state, and merge it.
+    pub gap: bool,
     /// Where in the operation log it stands, when it was taken and logging was asked for.
     pub logged: Option<Sequence>,
+    /// After a [`Write::Change`]: the record that it left.
+    pub state: Option<Record>,
 }
 
 /// What became of a [`WriteSet`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Committed {
     /// One for each entry, in order. Empty when `earlier` is there.
     pub outcomes: Vec<Outcome>,
@@ -206,8 +277,19 @@ pub struct Page {
     pub next: Option<(Namespace, Kind, Key)>,
 }
 
+/// One page of the operation log.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LogPage {
+    /// In order.
+    pub operations: Vec<Logged>,
+    /// The last position that was looked at, damaged or not; where the page began if there was none.
+    pub through: Sequence,
+    /// Damaged operations that were left out: what they were, only anti-entropy can find out (E6).
+    pub skipped: u64,
+}
+
 /// One operation in the log: which key changed, and to which version.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Logged {
     /// Its position.
     pub sequence: Sequence,
@@ -221,6 +303,25 @@ pub struct Logged {
     pub key: Key,
     /// The version it was given.
     pub version: Version,
+    /// The key of the request that made it, where it had one.
+    pub request: Option<RequestKey>,
+}
+
+/// A key whose record has just changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// The key's slot.
+    pub slot: Slot,
+    /// The key's namespace.
+    pub ns: Namespace,
+    /// What the key holds.
+    pub kind: Kind,
+    /// The key.
+    pub key: Key,
+    /// The version held now; of a record that was removed (forgotten, evicted, of a slot that was dropped) the one it had.
+    pub version: Version,
+    /// Whether something is held now that is no tombstone; expiry is for the reader to judge (E8).
+    pub live: bool,
 }
 
 /// What a slot holds.

@@ -119,7 +119,7 @@ impl Case {
             .map(|slot| store.slot_totals(slot))
             .fold((0, 0), |sum, totals| (sum.0 + totals.keys, sum.1 + totals.bytes));
         assert_eq!((stats.keys, stats.keys, stats.bytes), (keys, slots.0, slots.1));
-        assert_eq!(store.log_after(Sequence(0), 10_000).expect("reads").len() as u64, stats.log_entries);
+        assert_eq!(store.log_after(Sequence(0), 10_000).expect("reads").operations.len() as u64, stats.log_entries);
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use isochrone_ident::{Kind, Slot, WallMicros};
 use isochrone_replica::Record;
-use isochrone_store::{Driver, Durability, FactKey, Medium, OpenError, ReadError, RequestKey, Sequence, Store, WriteError, WriteSet};
+use isochrone_store::{
+    Driver, Durability, FactKey, KeptAnswer, Medium, OpenError, ReadError, RequestKey, Sequence, Store, WriteError, WriteSet,
+};
 use support::{World, delete, key, live, ns, placed, put, read, run, slot_of, version};
 
 #[test]
@@ -32,11 +34,11 @@ fn e4_the_later_version_wins_whatever_the_order() {
     run(async {
         let store = World::default().open();
         store.commit(put("k", 5, "new")).await.expect("commits");
-        let outcome = store.commit(put("k", 3, "old")).await.expect("commits").outcomes[0];
+        let outcome = store.commit(put("k", 3, "old")).await.expect("commits").outcomes.remove(0);
         assert!(!outcome.taken);
         assert_eq!((outcome.after, outcome.before.expect("was there").version), (version(5), version(5)));
         assert_eq!(read(&store, "data", "k"), Some(live(5, "new")));
-        let outcome = store.commit(delete("k", 6)).await.expect("commits").outcomes[0];
+        let outcome = store.commit(delete("k", 6)).await.expect("commits").outcomes.remove(0);
         assert!(outcome.taken && outcome.before.expect("was there").live);
         assert_eq!(read(&store, "data", "k"), Some(Record::tombstone(version(6))));
     });
@@ -92,18 +94,18 @@ fn e5_the_log_keeps_what_was_taken_until_it_is_trimmed_and_never_reuses_a_place(
         let store = world.open();
         let logged = |text: &str, hlc| WriteSet { log: true, ..put(text, hlc, "v") };
         for number in 1..=5 {
-            let outcome = store.commit(logged(&format!("k{number}"), number)).await.expect("commits").outcomes[0];
+            let outcome = store.commit(logged(&format!("k{number}"), number)).await.expect("commits").outcomes.remove(0);
             assert_eq!(outcome.logged, Some(Sequence(number)));
         }
         assert_eq!(store.commit(logged("k1", 0)).await.expect("commits").outcomes[0].logged, None, "not taken, not logged");
-        let after: Vec<u64> = store.log_after(Sequence(2), 2).expect("reads").iter().map(|o| o.sequence.0).collect();
+        let after: Vec<u64> = store.log_after(Sequence(2), 2).expect("reads").operations.iter().map(|o| o.sequence.0).collect();
         assert_eq!(after, [3, 4]);
-        let first = &store.log_after(Sequence(0), 1).expect("reads")[0];
+        let first = &store.log_after(Sequence(0), 1).expect("reads").operations[0];
         assert_eq!((first.slot, &first.ns, &first.key, first.version), (slot_of(b"k1"), &ns("data"), &key("k1"), version(1)));
 
         store.trim_log(Sequence(5));
         store.commit(put("other", 1, "v")).await.expect("commits");
-        assert_eq!(store.log_after(Sequence(0), 10).expect("reads"), []);
+        assert_eq!(store.log_after(Sequence(0), 10).expect("reads").operations, []);
         assert_eq!((store.stats().log_entries, store.stats().log_bytes), (0, 0));
         store.close().await;
         let store = world.open();
@@ -174,16 +176,17 @@ fn a_slot_is_read_in_pages_bounded_by_bytes() {
     });
 }
 
+fn keep(key: &RequestKey, answer: &'static str, until: u64) -> KeptAnswer {
+    KeptAnswer { key: key.clone(), until: WallMicros(until), body: Bytes::from_static(answer.as_bytes()), counted: false }
+}
+
 #[test]
 fn a_repeated_request_applies_once_and_gets_the_first_answer() {
     run(async {
         let world = World::default();
         let store = world.open();
         let request = RequestKey::new("client/1").expect("a request key");
-        let set = |hlc, answer: &'static str| WriteSet {
-            answers: vec![(request.clone(), Bytes::from_static(answer.as_bytes()), WallMicros(1000))],
-            ..put("k", hlc, answer)
-        };
+        let set = |hlc, answer: &'static str| WriteSet { answers: vec![keep(&request, answer, 1000)], ..put("k", hlc, answer) };
         assert_eq!(store.commit(set(1, "first")).await.expect("commits").earlier, None);
         let repeat = store.commit(set(2, "second")).await.expect("commits");
         assert_eq!((repeat.earlier, repeat.outcomes.len()), (Some(Bytes::from_static(b"first")), 0));
@@ -202,16 +205,12 @@ fn answers_are_bounded_in_number_and_pruned_when_they_expire() {
         let mut options = world.options();
         options.answers_max = 10;
         let store = world.open_with(options);
-        let keep = |number: u64| WriteSet {
-            answers: vec![(
-                RequestKey::new(format!("r{number}")).expect("a request key"),
-                Bytes::from_static(b"a"),
-                WallMicros(1000 + number),
-            )],
+        let keep_one = |number: u64| WriteSet {
+            answers: vec![keep(&RequestKey::new(format!("r{number}")).expect("a request key"), "a", 1000 + number)],
             ..WriteSet::default()
         };
         for number in 0..30 {
-            store.commit(keep(number)).await.expect("commits");
+            store.commit(keep_one(number)).await.expect("commits");
         }
         assert_eq!(store.stats().answers, 10);
         assert_eq!(store.answer(&RequestKey::new("r3").expect("a request key")), Ok(None));
@@ -516,7 +515,7 @@ fn an_operation_of_the_log_that_is_damaged_is_left_out_and_counted() {
         store.close().await;
         world.disk.corrupt(b"\x04data\x07key-one");
         let store = world.open();
-        let left: Vec<u64> = store.log_after(Sequence(0), 10).expect("reads").iter().map(|o| o.sequence.0).collect();
+        let left: Vec<u64> = store.log_after(Sequence(0), 10).expect("reads").operations.iter().map(|o| o.sequence.0).collect();
         assert_eq!((left, store.stats().corrupt), (vec![2], 1));
     });
 }

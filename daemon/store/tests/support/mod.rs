@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isochrone_ident::{Hlc, Key, Kind, Namespace, Slot, Version, WallMicros};
-use isochrone_replica::{Entry, Live, Record};
-use isochrone_store::{Driver, Medium, Placed, SimDisk, Store, StoreOptions, WriteSet};
+use isochrone_replica::{Live, Record};
+use isochrone_store::{Driver, Medium, Placed, SimDisk, Store, StoreOptions, Write, WriteSet};
 
 pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
@@ -67,11 +67,11 @@ pub(crate) fn live(hlc: u64, value: impl Into<Bytes>) -> Record {
 }
 
 pub(crate) fn placed(name: &str, text: &str, record: Record) -> Placed {
-    Placed {
-        slot: slot_of(text.as_bytes()),
-        entry: Entry { ns: ns(name), kind: Kind::Value, key: key(text), record },
-        evictable: name == "cache",
-    }
+    write(name, Kind::Value, text, Write::Merge(record))
+}
+
+pub(crate) fn write(name: &str, kind: Kind, text: &str, write: Write) -> Placed {
+    Placed { slot: slot_of(text.as_bytes()), ns: ns(name), kind, key: key(text), write, evictable: name == "cache" }
 }
 
 pub(crate) fn put(text: &str, hlc: u64, value: impl Into<Bytes>) -> WriteSet {
