@@ -34,6 +34,7 @@ mod frontier;
 mod horizon;
 mod record;
 mod session;
+mod typed;
 
 pub use clock::{Clock, ClockAhead, ClockLimits, Observed};
 pub use copies::{CopyHeartbeat, CopyTicket, KeyHash, Opening, Position, Source, StreamGap, Streams, may_serve};
@@ -46,3 +47,7 @@ pub use frontier::Frontier;
 pub use horizon::{Heard, Horizon};
 pub use record::{Conflict, Entry, Live, Record, State};
 pub use session::{BadToken, Causes, ClusterTag, Lack, Session};
+pub use typed::{
+    Actor, Applied, Change, ChangeRefused, ClaimId, Delta, FieldView, RegisterContext, RegisterValue, Stamp, Typed, TypedLimits, Upkeep,
+    View,
+};

@@ -7,6 +7,8 @@ use crdts::{CmRDT, LWWReg};
 use isochrone_ident::{Key, Kind, Namespace, Version, WallMicros};
 use serde::{Deserialize, Serialize};
 
+use crate::Typed;
+
 /// A value as a client wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Live {
@@ -18,27 +20,31 @@ pub struct Live {
     pub expires_at: Option<WallMicros>,
 }
 
-/// The two things that a write can leave behind.
+/// What writes leave behind. Encoded, the variants are numbered in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// A value.
     Live(Live),
     /// A delete that some replica or writer may not know of yet (E7).
     Tombstone,
+    /// The state of a counter, a set, a map or a register. Shared, never copied but to be changed.
+    Typed(Arc<Typed>),
 }
 
-/// The state of one key: a last-writer-wins register whose marker is the version of the write (E1, E4).
+/// The state of one key. For values a last-writer-wins register whose marker is the version of the write; for other kinds a state in which all
+/// writes are joined (E1, E4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The write that left this state. Unique for all time.
+    /// The write that left this state, unique for all time; for a typed state, the latest write that is joined in it.
     pub version: Version,
     /// What it left.
     pub state: State,
 }
 
-/// Two different values claim one version. Some peer broke E3; nothing was merged.
+/// Two states of one key cannot both be true: two values claim one version, one actor tells two stories, or the states are of two kinds. Some peer broke
+/// E3; nothing was merged. Carries the version at which they differ: of a value its own, of a typed state that of the life's first write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("two values claim version {0}")]
+#[error("two states of one key contradict each other at version {0}")]
 pub struct Conflict(pub Version);
 
 impl Record {
@@ -54,13 +60,49 @@ impl Record {
         Self { version, state: State::Tombstone }
     }
 
+    /// A typed state whose latest write is `version`.
+    #[must_use]
+    pub fn typed(version: Version, typed: Typed) -> Self {
+        Self { version, state: State::Typed(Arc::new(typed)) }
+    }
+
+    /// What its key holds.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match &self.state {
+            State::Typed(typed) => typed.kind(),
+            State::Live(_) | State::Tombstone => Kind::Value,
+        }
+    }
+
+    /// The typed state, where it is one.
+    #[must_use]
+    pub fn as_typed(&self) -> Option<&Typed> {
+        match &self.state {
+            State::Typed(typed) => Some(typed),
+            State::Live(_) | State::Tombstone => None,
+        }
+    }
+
     /// The winner of two states of one key: the later version (E4). Commutative, associative and idempotent. Should one version carry one value with
     /// two deadlines, the longer wins and no deadline beats all (E8); a later write brings its own deadline, else nobody could
-    /// ever shorten one.
+    /// ever shorten one. Typed states are joined, and the version is the later of both.
     ///
     /// # Errors
-    /// [`Conflict`] when one version carries two values; nothing was merged (E2).
+    /// [`Conflict`] when one version carries two values, when typed states contradict each other, or when the kinds differ; nothing was merged (E2).
     pub fn merge(self, other: Self) -> Result<Self, Conflict> {
+        let version = self.version;
+        match (self.state, other.state) {
+            (State::Typed(ours), State::Typed(theirs)) => {
+                let version = version.max(other.version);
+                Ok(Self { version, state: State::Typed(joined(ours, &theirs)?) })
+            }
+            (State::Typed(_), _) | (_, State::Typed(_)) => Err(Conflict(other.version)),
+            (ours, theirs) => Self { version, state: ours }.later(Self { version: other.version, state: theirs }),
+        }
+    }
+
+    fn later(self, other: Self) -> Result<Self, Conflict> {
         let version = self.version;
         let (mut ours, mut theirs) = (register(self), register(other));
         if ours.marker == theirs.marker {
@@ -73,10 +115,18 @@ impl Record {
         Ok(Self { version: ours.marker, state: ours.val })
     }
 
-    /// Whether merging `other` would change this record.
+    /// Whether merging `other` would change this record; `false` where they cannot be merged.
     #[must_use]
     pub fn is_older_than(&self, other: &Self) -> bool {
-        self.version < other.version
+        match (&self.state, &other.state) {
+            (State::Typed(ours), State::Typed(theirs)) => {
+                let known = Arc::ptr_eq(ours, theirs);
+                let joins = || ours.lacks(theirs);
+                if self.version < other.version { ours.kind() == theirs.kind() } else { !known && joins() }
+            }
+            (State::Typed(_), _) | (_, State::Typed(_)) => false,
+            _ => self.version < other.version,
+        }
     }
 
     /// Whether a reader sees a value: there is one, and its deadline plus the skew bound has not passed (E8).
@@ -85,15 +135,26 @@ impl Record {
         match &self.state {
             State::Live(live) => live.expires_at.is_none_or(|at| now < at.plus_millis(skew_ms)),
             State::Tombstone => false,
+            State::Typed(typed) => typed.is_visible(now, skew_ms),
         }
     }
 
-    /// The value, where a reader sees one.
+    /// The value, where a reader sees one; nothing for a typed state, whose reader asks for a [view](Typed::view).
     #[must_use]
     pub fn visible(&self, now: WallMicros, skew_ms: u64) -> Option<&Live> {
         match &self.state {
             State::Live(live) if self.is_visible(now, skew_ms) => Some(live),
             _ => None,
+        }
+    }
+
+    /// When it expires, the skew bound not included; `None` if never, or if there is nothing to expire.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<WallMicros> {
+        match &self.state {
+            State::Live(live) => live.expires_at,
+            State::Tombstone => None,
+            State::Typed(typed) => typed.expires_at(),
         }
     }
 
@@ -105,16 +166,17 @@ impl Record {
         }
         match self.state {
             State::Live(live) => Some(live),
-            State::Tombstone => None,
+            State::Tombstone | State::Typed(_) => None,
         }
     }
 
-    /// Bytes of payload: value and content type.
+    /// Bytes of payload: value and content type; of a typed state, about what it takes up encoded.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.state {
             State::Live(live) => live.value.len() + live.content_type.as_ref().map_or(0, |t| t.len()),
             State::Tombstone => 0,
+            State::Typed(typed) => typed.bytes(),
         }
     }
 }
@@ -130,6 +192,13 @@ pub struct Entry {
     pub key: Key,
     /// Its state.
     pub record: Record,
+}
+
+fn joined(mut ours: Arc<Typed>, theirs: &Arc<Typed>) -> Result<Arc<Typed>, Conflict> {
+    if !Arc::ptr_eq(&ours, theirs) && *ours != **theirs {
+        Arc::make_mut(&mut ours).join(theirs)?;
+    }
+    Ok(ours)
 }
 
 fn register(record: Record) -> LWWReg<State, Version> {
