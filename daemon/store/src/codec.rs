@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
-use isochrone_replica::{DigestKey, Fingerprint, Live, Record, State};
+use isochrone_replica::{DigestKey, Fingerprint, Live, Record, State, Typed};
 use serde::{Deserialize, Serialize, Serializer};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -23,7 +23,7 @@ const SLOT_BYTES: usize = 2;
 pub(crate) struct Corrupt;
 
 /// A record as it lies on the disk. The store's own format: it stays when the types of other rooms change (a test holds its bytes).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stored<'a> {
     /// Its place in the order of eviction; only in evictable namespaces (E11).
     pub(crate) insertion: Option<u64>,
@@ -33,7 +33,7 @@ pub(crate) struct Stored<'a> {
 }
 
 /// The state of a [`Stored`]. Variants are numbered in order on the disk: new ones go to the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum StoredState<'a> {
     Live {
         expires_at: Option<WallMicros>,
@@ -42,6 +42,7 @@ pub(crate) enum StoredState<'a> {
         value: &'a [u8],
     },
     Tombstone,
+    Typed(Arc<Typed>),
 }
 
 fn as_bytes<S: Serializer>(value: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
@@ -55,6 +56,7 @@ impl<'a> Stored<'a> {
                 StoredState::Live { expires_at: live.expires_at, content_type: live.content_type.as_deref(), value: &live.value }
             }
             State::Tombstone => StoredState::Tombstone,
+            State::Typed(typed) => StoredState::Typed(Arc::clone(typed)),
         };
         Self { insertion, version: record.version, state }
     }
@@ -66,25 +68,28 @@ impl<'a> Stored<'a> {
                 State::Live(Live { value: Bytes::copy_from_slice(value), content_type: content_type.map(Arc::from), expires_at })
             }
             StoredState::Tombstone => State::Tombstone,
+            StoredState::Typed(typed) => State::Typed(typed),
         };
         Record { version: self.version, state }
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.state, StoredState::Live { .. })
+        !matches!(self.state, StoredState::Tombstone)
     }
 
     pub(crate) fn expires_at(&self) -> Option<WallMicros> {
-        match self.state {
-            StoredState::Live { expires_at, .. } => expires_at,
+        match &self.state {
+            StoredState::Live { expires_at, .. } => *expires_at,
             StoredState::Tombstone => None,
+            StoredState::Typed(typed) => typed.expires_at(),
         }
     }
 
     pub(crate) fn value_bytes(&self) -> u64 {
-        match self.state {
+        match &self.state {
             StoredState::Live { value, .. } => value.len() as u64,
             StoredState::Tombstone => 0,
+            StoredState::Typed(typed) => typed.bytes() as u64,
         }
     }
 }
