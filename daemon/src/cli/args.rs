@@ -20,7 +20,8 @@ Exit codes:
   4  the daemon cannot be reached
   5  nothing was applied (503): safe to run again
   6  the outcome is unknown (504): run again with the same --idempotency-key
-  7  done in part: some files failed, differ, or an interrupt came between (the summary counts them)";
+  7  done in part: some files failed, differ, or an interrupt came between (the summary counts them)
+  8  serve: this daemon was away for too long; run it again, and it starts over with an empty store and is filled";
 
 /// A geo-distributed edge cache: data lives near those who ask for it, and every answer says how far from now it may be.
 #[derive(Debug, Parser)]

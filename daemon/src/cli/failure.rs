@@ -26,6 +26,8 @@ pub(crate) enum Exit {
     OutcomeUnknown = 6,
     /// Some of it failed.
     Partly = 7,
+    /// The daemon has to be run again, and begins with an empty store then.
+    StartsOver = 8,
 }
 
 /// Why a command failed.

@@ -8,7 +8,8 @@ use isochrone_config::NodeSettings;
 
 use super::args::ServeArgs;
 use super::config::{environment, invalid};
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
+use crate::node::StartsOver;
 
 /// How long the daemon may take to drain once its stdin is closed, before it ends all the same.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
@@ -28,8 +29,10 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), Failure> {
     if args.exit_with_stdin {
         std::thread::spawn(end_with_stdin);
     }
-    crate::node::run(loaded, Box::new(load))?;
-    Ok(())
+    crate::node::run(loaded, Box::new(load)).map_err(|error| match error.downcast_ref::<StartsOver>() {
+        Some(starts_over) => Failure::new(Exit::StartsOver, "the daemon ends so as to start over", starts_over.to_string()),
+        None => error.into(),
+    })
 }
 
 /// Waits for the end of stdin, then does what the operator would: sends SIGTERM. The standard library cannot send signals, and a

@@ -70,11 +70,13 @@ pub(crate) async fn recall(store: &Store, node: NodeId, seed: u64) -> Result<Rec
         Some(found) if found != node => return Err(IdentityError::OtherNode { found, expected: node }),
         _ => {}
     }
+    let before = read::<Incarnation>(store, &INCARNATION, "incarnation")?.unwrap_or_default();
     let store_id = match read(store, &STORE, "store id")? {
         Some(id) => id,
-        None => StoreId(StdRng::seed_from_u64(seed ^ 0x5703e).random()),
+        // A store that follows another one under the same node id has another id, even from the same seed.
+        None => StoreId(StdRng::seed_from_u64(seed ^ 0x5703e ^ before.0.rotate_left(32)).random()),
     };
-    let incarnation = Incarnation(read::<Incarnation>(store, &INCARNATION, "incarnation")?.unwrap_or_default().0 + 1);
+    let incarnation = Incarnation(before.0 + 1);
     let facts =
         vec![(NODE, Some(wire::encode(&node))), (STORE, Some(wire::encode(&store_id))), (INCARNATION, Some(wire::encode(&incarnation)))];
     store.commit(WriteSet { facts, durability: Durability::AtOnce, ..WriteSet::default() }).await?;
@@ -82,6 +84,19 @@ pub(crate) async fn recall(store: &Store, node: NodeId, seed: u64) -> Result<Rec
     let promised: Hlc = read(store, &PROMISED, "promised time")?.unwrap_or_default();
     let trimmed = read(store, &TRIMMED, "trimmed place")?.unwrap_or_default();
     Ok(Recalled { store: store_id, incarnation, last: written.max(promised), trimmed })
+}
+
+/// Makes an empty store go on from where another one of the same node ended (E7): the next start has a higher number (M1), and gives no time at or
+/// below `last`. May be repeated; nothing falls.
+///
+/// # Errors
+/// [`IdentityError`].
+pub(crate) async fn follow(store: &Store, incarnation: Incarnation, last: Hlc) -> Result<(), IdentityError> {
+    let incarnation = incarnation.max(read(store, &INCARNATION, "incarnation")?.unwrap_or_default());
+    let last = last.max(read(store, &PROMISED, "promised time")?.unwrap_or_default());
+    let facts = vec![(INCARNATION, Some(wire::encode(&incarnation))), (PROMISED, Some(wire::encode(&last)))];
+    store.commit(WriteSet { facts, durability: Durability::AtOnce, ..WriteSet::default() }).await?;
+    Ok(())
 }
 
 /// Up to where a peer had everything, and the placement epoch under which that was said.

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use isochrone_config::{Loaded, LogFormat, NodeSettings, Problems, TlsFiles};
 use isochrone_edge::{Admin, AdminListener, Api, Auth, Backend, ClientListener, ListenerOptions, Operator, Reloaded, Tls};
 use isochrone_gossip::{Credentials, MeshOptions, PeerIdentity, Sockets};
-use isochrone_ident::WallMicros;
+use isochrone_ident::{NodeId, WallMicros};
 use isochrone_placement::Capacity;
 use isochrone_store::{Medium, Store};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -26,6 +26,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::core::lock;
 use super::settings;
 use super::start::{Hooks, Node, NodeParts};
+use super::start_over::{self, Marker};
 use super::{Environment, WallClock};
 
 /// Loads the settings again, as they were loaded at the start.
@@ -38,10 +39,24 @@ const CHORES: Duration = Duration::from_secs(5);
 
 type FilterHandle = tracing_subscriber::reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 
+/// Why a daemon ends.
+#[derive(Debug, Clone)]
+enum End {
+    /// A signal, or an operator's request.
+    Asked,
+    /// It cannot go on.
+    Fatal(String),
+    /// Its store was retired (E7): run again, it begins with an empty one.
+    StartOver,
+}
+
+/// Tells the daemon to end.
+type Ender = watch::Sender<Option<End>>;
+
 /// Runs a daemon until it is told to end.
 ///
 /// # Errors
-/// When it cannot start, or has to stop because its disk failed or the council refuses it.
+/// When it cannot start, has to stop because its disk failed or the council refuses it, or is to be run again ([`super::StartsOver`]).
 pub fn run(loaded: Loaded, again: LoadAgain) -> anyhow::Result<()> {
     let filter = start_logging(&loaded.settings)?;
     let metrics = start_metrics()?;
@@ -129,7 +144,7 @@ impl Live {
 
 async fn daemon(loaded: Loaded, again: LoadAgain, filter: FilterHandle, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let settings = loaded.settings.clone();
-    let (end, ended) = watch::channel(None::<String>);
+    let (end, ended) = watch::channel(None);
     let environment = environment(&end);
     let (http_tls, admin_tls) = (tls(settings.http.tls.as_ref())?, tls(settings.admin.tls.as_ref())?);
     let (sockets, emulation) = settings::sockets(&settings, environment.seed);
@@ -144,7 +159,7 @@ async fn daemon(loaded: Loaded, again: LoadAgain, filter: FilterHandle, metrics:
         emulation: emulation.clone(),
         tls: [&http_tls, &admin_tls].into_iter().flatten().cloned().collect(),
     });
-    let node = start_node(&settings, environment.clone(), sockets, &live, &end).await?;
+    let (node, marker) = start_node(&settings, environment.clone(), sockets, &live, &end).await?;
     let limits = settings::edge_limits(&settings);
     let api = Api::new(Arc::new(node.clone()) as Arc<dyn Backend>, Arc::clone(&auth), limits.clone(), Arc::clone(&environment.wall));
     let render = {
@@ -157,21 +172,45 @@ async fn daemon(loaded: Loaded, again: LoadAgain, filter: FilterHandle, metrics:
     // After the clients' listener: who is told that the daemon is ready may come at once.
     let admin_listener = AdminListener::start(&options(settings.admin.listen, admin_tls, 1), admin).context("admin.listen")?;
     tracing::info!(http = %settings.http.listen, admin = %settings.admin.listen, "serving");
-    let reason = attend(&node, ended, &metrics).await;
+    let data_dir = settings.node.data_dir.clone();
+    let reason = attend(&node, ended, &metrics, || finish(&data_dir, marker.as_ref())).await;
     let drain = settings::drain_timeout(&settings);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let drained = listener.drain(drain).await;
     tracing::info!(cut = drained.cut, "connections are drained");
+    // After draining: the last writes that were taken are laid out with the others.
+    let decided = if matches!(reason, End::StartOver) { Some(decide(&node, data_dir).await?) } else { None };
     node.stop().await;
     admin_listener.drain(Duration::from_secs(1)).await;
-    reason.map_or(Ok(()), |reason| Err(anyhow!(reason)))
+    match (reason, decided) {
+        (_, Some(starts_over)) => Err(starts_over.into()),
+        (End::Fatal(reason), _) => Err(anyhow!(reason)),
+        (End::Asked | End::StartOver, None) => Ok(()),
+    }
 }
 
-fn environment(end: &watch::Sender<Option<String>>) -> Environment {
+/// Reads the whole store, off the runtime.
+async fn decide(node: &Node, data_dir: PathBuf) -> anyhow::Result<super::StartsOver> {
+    let node = node.clone();
+    Ok(tokio::task::spawn_blocking(move || start_over::decide(&node, &data_dir)).await.context("starting over")??)
+}
+
+/// The node is ready, so its new store is a member's: what it followed is history.
+fn finish(data_dir: &Path, marker: Option<&Marker>) {
+    let Some(marker) = marker else { return };
+    match marker.finish(data_dir) {
+        Ok(()) => {
+            tracing::info!(kept = %marker.folder(data_dir).display(), "this daemon has started over; delete what is kept when it is of no more use")
+        }
+        Err(error) => tracing::warn!(%error, "it is done, and will be tidied up at the next start"),
+    }
+}
+
+fn environment(end: &Ender) -> Environment {
     let end = end.clone();
     let on_fatal = move |reason: String| {
         tracing::error!(reason, "the daemon cannot go on");
-        end.send_replace(Some(reason));
+        end.send_replace(Some(End::Fatal(reason)));
     };
     Environment { wall: wall_clock(), seed: rand::rng().random(), on_fatal: Arc::new(on_fatal) }
 }
@@ -185,15 +224,20 @@ async fn start_node(
     environment: Environment,
     sockets: Arc<dyn Sockets>,
     live: &Arc<Live>,
-    end: &watch::Sender<Option<String>>,
-) -> anyhow::Result<Node> {
+    end: &Ender,
+) -> anyhow::Result<(Node, Option<Marker>)> {
     let files = settings.peer.identity().ok_or_else(|| {
         anyhow!("peer.ca, peer.cert and peer.key are not set: make them with `isochrone certs ca` and `isochrone certs node`")
     })?;
     let identity = identity_of(&files.cert)?;
     check_identity(settings, &identity)?;
     std::fs::create_dir_all(&settings.node.data_dir).with_context(|| format!("node.data_dir {}", settings.node.data_dir.display()))?;
+    let marker = Marker::read(&settings.node.data_dir)?;
+    let settings = &succeeding(settings, identity.node, marker.as_ref())?;
     let store = open_store(settings, &environment).await?;
+    if let Some(marker) = &marker {
+        marker.start_over()?.hand_on(&store).await?;
+    }
     let council = open_council(&settings.node.data_dir)?;
     let credentials = Credentials::Files { certificate: files.cert, key: files.key, authorities: files.ca };
     let parts = NodeParts {
@@ -212,7 +256,27 @@ async fn start_node(
         options: settings::node_options(settings),
         environment,
     };
-    Ok(Box::pin(Node::start(parts)).await?)
+    Ok((Box::pin(Node::start(parts)).await?, marker))
+}
+
+/// The settings of a daemon that may be about to start over: then its stores are moved aside, and it joins through whom they knew as well, for the
+/// first daemon of a cluster has nobody else to join and would found another one.
+fn succeeding(settings: &NodeSettings, node: NodeId, marker: Option<&Marker>) -> anyhow::Result<NodeSettings> {
+    let mut settings = settings.clone();
+    let Some(marker) = marker else { return Ok(settings) };
+    let start_over = marker.start_over()?;
+    if start_over.node != node {
+        return Err(anyhow!("the data directory belongs to node {}, the certificate to node {node}", start_over.node));
+    }
+    let data_dir = &settings.node.data_dir;
+    marker.set_aside(data_dir)?;
+    tracing::warn!(retired = %start_over.store, kept = %marker.folder(data_dir).display(), "starting over with an empty store");
+    for seed in start_over.seeds {
+        if !settings.peer.join.contains(&seed) {
+            settings.peer.join.push(seed);
+        }
+    }
+    Ok(settings)
 }
 
 /// What the mesh is told, once the store has said who the node is.
@@ -231,13 +295,17 @@ fn mesh_options(settings: &NodeSettings, identity: PeerIdentity, credentials: Cr
     })
 }
 
-fn hooks(live: &Arc<Live>, end: &watch::Sender<Option<String>>) -> Hooks {
-    let (for_config, for_reload, for_tokens, end) = (Arc::clone(live), Arc::clone(live), Arc::clone(live), end.clone());
+fn hooks(live: &Arc<Live>, end: &Ender) -> Hooks {
+    let (for_config, for_reload, for_tokens) = (Arc::clone(live), Arc::clone(live), Arc::clone(live));
+    let (for_leave, for_start_over) = (end.clone(), end.clone());
     Hooks {
         config: Box::new(move || lock(&for_config.loaded).effective().to_json()),
         reload: Box::new(move || for_reload.reload()),
         leave: Box::new(move || {
-            end.send_replace(Some(String::new()));
+            for_leave.send_replace(Some(End::Asked));
+        }),
+        start_over: Box::new(move |_| {
+            for_start_over.send_replace(Some(End::StartOver));
         }),
         tokens: Box::new(move |tokens| {
             *lock(&for_tokens.cluster_tokens) = tokens.to_vec();
@@ -330,12 +398,13 @@ fn create_whole(path: &Path) -> anyhow::Result<()> {
     made().with_context(|| format!("creating {}", path.display()))
 }
 
-/// Stays until the daemon is to end: a signal, an operator's request, or a reason that forces it. Returns the reason.
-async fn attend(node: &Node, mut ended: watch::Receiver<Option<String>>, metrics: &PrometheusHandle) -> Option<String> {
+/// Stays until the daemon is to end: a signal, an operator's request, or a reason that forces it. Returns the reason. When the node is ready,
+/// `on_ready` is called once.
+async fn attend(node: &Node, mut ended: watch::Receiver<Option<End>>, metrics: &PrometheusHandle, on_ready: impl Fn()) -> End {
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
-        return Some("signals cannot be handled here".to_owned());
+        return End::Fatal("signals cannot be handled here".to_owned());
     };
     let mut chores = tokio::time::interval(CHORES);
     let mut ready = tokio::time::interval(Duration::from_millis(20));
@@ -343,14 +412,14 @@ async fn attend(node: &Node, mut ended: watch::Receiver<Option<String>>, metrics
     loop {
         tokio::select! {
             biased;
-            _ = terminate.recv() => return None,
-            _ = interrupt.recv() => return None,
+            _ = terminate.recv() => return End::Asked,
+            _ = interrupt.recv() => return End::Asked,
             changed = ended.changed() => {
                 let reason = ended.borrow_and_update().clone();
                 match (changed, reason) {
-                    (Ok(()), Some(reason)) => return Some(reason).filter(|r| !r.is_empty()),
+                    (Ok(()), Some(reason)) => return reason,
                     (Ok(()), None) => {}
-                    (Err(_), _) => return None,
+                    (Err(_), _) => return End::Asked,
                 }
             }
             _ = hangup.recv() => reload(node).await,
@@ -362,6 +431,7 @@ async fn attend(node: &Node, mut ended: watch::Receiver<Option<String>>, metrics
                 announced = node.is_ready();
                 if announced {
                     tracing::info!("ready");
+                    on_ready();
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
                 }
             }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use isochrone_council::{Council, Wire, WireError};
+use isochrone_council::{ClusterState, Council, Retired, Wire, WireError};
 use isochrone_gossip::{Admission, Call, CallError, Channel, Mesh, PeerIdentity, Refused, Service, ServiceId};
-use isochrone_ident::NodeId;
+use isochrone_ident::{NodeId, StoreId};
 use tokio::time::Instant;
 
 use super::core::{Core, lock};
@@ -80,19 +80,40 @@ impl Service for Router {
     }
 }
 
-/// The nodes that the council has removed are kept out (M2).
+/// Whom the council has removed is kept out (M2): a node that an operator removed, by its id; one that was away for too long, by its store (E7).
+#[derive(Default)]
 pub(crate) struct Doorkeeper {
-    /// The removed nodes.
-    pub(crate) removed: ArcSwap<BTreeSet<NodeId>>,
+    gone: ArcSwap<Gone>,
+}
+
+#[derive(Default)]
+struct Gone {
+    nodes: BTreeSet<NodeId>,
+    retired: Retired,
+}
+
+impl Doorkeeper {
+    /// Takes over what the council has decided.
+    pub(crate) fn adopt(&self, state: &ClusterState) {
+        let nodes = state.removed.keys().copied().filter(|node| !state.retired.contains_key(node)).collect();
+        self.gone.store(Arc::new(Gone { nodes, retired: state.retired.clone() }));
+    }
 }
 
 impl Admission for Doorkeeper {
     fn admit(&self, peer: &PeerIdentity) -> Result<(), String> {
-        if self.removed.load().contains(&peer.node) {
+        if self.gone.load().nodes.contains(&peer.node) {
             return Err(format!(
                 "node {} was removed from the cluster; a new data directory and certificate make it a new member",
                 peer.node
             ));
+        }
+        Ok(())
+    }
+
+    fn admit_store(&self, peer: &PeerIdentity, store: StoreId) -> Result<(), String> {
+        if self.gone.load().retired.get(&peer.node).is_some_and(|stores| stores.contains(&store)) {
+            return Err(format!("node {} was away for too long with store {store}; it starts over with an empty one", peer.node));
         }
         Ok(())
     }
@@ -114,5 +135,31 @@ pub(crate) fn wire_error(error: CallError) -> WireError {
         CallError::Refused(reason) => WireError::Refused(reason),
         other if other.is_unsent() => WireError::Unsent(other.to_string()),
         other => WireError::Unknown(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isochrone_ident::{ClusterName, Region};
+
+    use super::*;
+
+    fn peer(node: u128) -> PeerIdentity {
+        let region = Region::new("here").expect("a name");
+        PeerIdentity { cluster: ClusterName::new("test").expect("a name"), region, node: NodeId(node) }
+    }
+
+    #[test]
+    fn m2_a_removed_node_is_kept_out_by_its_id_and_a_retired_one_by_its_store() {
+        let mut state = ClusterState::new(ClusterName::new("test").expect("a name"));
+        state.removed.insert(NodeId(1), BTreeSet::from([StoreId(11)]));
+        state.removed.insert(NodeId(2), BTreeSet::from([StoreId(22)]));
+        state.retired.insert(NodeId(2), BTreeSet::from([StoreId(22)]));
+        let door = Doorkeeper::default();
+        door.adopt(&state);
+        assert!(door.admit(&peer(1)).is_err(), "whatever its store");
+        assert!(door.admit(&peer(2)).is_ok() && door.admit_store(&peer(2), StoreId(22)).is_err(), "E7");
+        assert!(door.admit_store(&peer(2), StoreId(23)).is_ok(), "it comes back empty");
+        assert!(door.admit(&peer(3)).is_ok() && door.admit_store(&peer(3), StoreId(22)).is_ok());
     }
 }

@@ -1,6 +1,6 @@
 //! Starting and stopping a node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
@@ -27,6 +27,7 @@ use super::join::{self, Seen};
 use super::options::{Environment, NodeOptions};
 use super::service::{Doorkeeper, MeshWire, Router};
 use super::stamp::Stamps;
+use super::start_over::StartOver;
 use super::traffic::Traffic;
 use super::upkeep;
 use super::view::View;
@@ -44,6 +45,10 @@ pub struct Hooks {
     pub leave: Box<dyn Fn() + Send + Sync>,
     /// Told the cluster file's tokens, at the start and whenever they may have changed.
     pub tokens: TakeTokens,
+    /// Told that the node's store was retired because it was away for too long (E7), perhaps more than once: the process is to stop it, and to start it
+    /// again with an empty store and an empty council, to which [`StartOver::hand_on`] was told the one that is given, or a later
+    /// [`Node::succession`].
+    pub start_over: Box<dyn Fn(StartOver) + Send + Sync>,
     /// The network beneath the node's sockets, where it is emulated.
     pub emulation: Option<EmulatedNetwork>,
 }
@@ -55,6 +60,7 @@ impl Default for Hooks {
             reload: Box::new(|| Ok(Reloaded::default())),
             leave: Box::new(|| {}),
             tokens: Box::new(|_| {}),
+            start_over: Box::new(|_| {}),
             emulation: None,
         }
     }
@@ -119,7 +125,7 @@ impl Node {
     pub async fn start(parts: NodeParts) -> Result<Self, StartError> {
         let recalled = identity::recall(&parts.store, parts.identity.node, parts.environment.seed).await?;
         let router = Arc::new(Router::default());
-        let doorkeeper = Arc::new(Doorkeeper { removed: ArcSwap::from_pointee(BTreeSet::new()) });
+        let doorkeeper = Arc::new(Doorkeeper::default());
         let options = (parts.mesh)(recalled.store, recalled.incarnation);
         let mesh = Mesh::start(options, Arc::clone(&parts.sockets), Arc::clone(&router) as _, Arc::clone(&doorkeeper) as _).await?;
         let me = Member {
@@ -136,15 +142,16 @@ impl Node {
         let mut council_options = CouncilOptions::new(me.clone(), parts.identity.cluster.clone(), parts.environment.seed);
         council_options.observations = Arc::new(seen);
         council_options.on_fatal = Arc::clone(&parts.environment.on_fatal);
+        council_options.away_max = parts.options.away_max;
         (parts.council_options)(&mut council_options);
         let council = Council::start(council_options, parts.council, Arc::new(MeshWire(mesh.clone()))).await?;
         router.council_is(council.clone());
         let shared = Shared { me, traffic, mesh, council, store: parts.store, options: parts.options, environment: parts.environment };
         let core = assemble(shared, parts.identity.cluster, &recalled)?;
-        join::adopt(&core, &doorkeeper);
+        let hooks = Arc::new(parts.hooks);
+        join::adopt(&core, &doorkeeper, &hooks);
         restore_cursors(&core, recalled.trimmed);
         router.node_is(&core);
-        let hooks = Arc::new(parts.hooks);
         spawn_tasks(&core, &doorkeeper, &hooks);
         Ok(Self { core, hooks, started: Instant::now() })
     }
@@ -167,6 +174,12 @@ impl Node {
     #[must_use]
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.core.view_changed.subscribe()
+    }
+
+    /// What an empty store must know of this node's store to follow it (E7).
+    #[must_use]
+    pub fn succession(&self) -> StartOver {
+        StartOver::of(&self.core)
     }
 
     /// The node's store, for checks by a simulation.
@@ -232,7 +245,8 @@ fn restore_cursors(core: &Core, trimmed: Sequence) {
 
 fn spawn_tasks(core: &Arc<Core>, doorkeeper: &Arc<Doorkeeper>, hooks: &Arc<Hooks>) {
     core.spawn(join::follow(Arc::clone(core), Arc::clone(doorkeeper), Arc::clone(hooks)));
-    core.spawn(join::join(Arc::clone(core)));
+    core.spawn(join::join(Arc::clone(core), Arc::clone(hooks)));
+    core.spawn(join::heed(Arc::clone(core), Arc::clone(hooks)));
     core.spawn(upkeep::watermarks(Arc::clone(core)));
     core.spawn(upkeep::sweep(Arc::clone(core)));
     core.spawn(fill::fill(Arc::clone(core)));

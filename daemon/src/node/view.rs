@@ -17,7 +17,7 @@ pub(crate) struct View {
     pub(crate) applied: u64,
     /// The members.
     pub(crate) members: BTreeMap<NodeId, Member>,
-    /// The nodes that were removed for good.
+    /// The nodes that were removed, or retired, and are no members.
     pub(crate) removed: BTreeSet<NodeId>,
     /// The cluster file's content.
     pub(crate) spec: ClusterSpec,
@@ -48,7 +48,7 @@ impl View {
             replica_counts,
             applied: state.applied,
             members: state.members.clone(),
-            removed: state.removed.keys().copied().collect(),
+            removed: state.removed.keys().copied().filter(|node| !state.members.contains_key(node)).collect(),
             spec,
             placement: Arc::clone(&state.placement),
             me,
