@@ -78,9 +78,20 @@ impl Cluster {
     /// # Errors
     /// When they do not become ready; with the end of `dev`'s stderr.
     pub fn start(setup: &Setup) -> Result<Self, Failure> {
+        Self::start_with(setup, &[])
+    }
+
+    /// As [`Cluster::start`], with settings (`section.key=value`) for every daemon.
+    ///
+    /// # Errors
+    /// Likewise, also when a setting is not known.
+    pub fn start_with(setup: &Setup, settings: &[String]) -> Result<Self, Failure> {
         let scratch = setup.scratch()?;
         let mut command = Command::new(&setup.binary);
         command.args(["dev", "-o", "json", "--port-base", "0", "--fresh", "--data-dir"]).arg(scratch.path().join("dev"));
+        settings.iter().for_each(|setting| {
+            command.arg("--set").arg(setting);
+        });
         let started = Instant::now();
         let mut dev = Process::start(&mut command, &scratch.path().join("dev.log"))?;
         let line = first_line(&mut dev, READY_MAX)?;
@@ -94,7 +105,15 @@ impl Cluster {
     /// # Errors
     /// When that takes longer than a minute.
     pub fn settled(setup: &Setup) -> Result<Self, Failure> {
-        let cluster = Self::start(setup)?;
+        Self::settled_with(setup, &[])
+    }
+
+    /// As [`Cluster::settled`], with settings for every daemon.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn settled_with(setup: &Setup, settings: &[String]) -> Result<Self, Failure> {
+        let cluster = Self::start_with(setup, settings)?;
         let by = Instant::now() + SETTLE_MAX;
         for probe in 0..PROBES {
             cluster.region(probe).put(&format!("probe/{probe}"), b"probe")?;

@@ -14,28 +14,36 @@
 //! ```
 //!
 //! What is measured, and from where to where the time counts, is said at the top of each module: [`ready`], [`import`], [`visible`],
-//! [`read`], [`kill`], [`million`]. All have bounds on count and time, so that a short run is possible (`--help`). The exit code is 0
+//! [`read`], [`kill`], [`heal`], [`diverge`], [`copies`], [`sessions`], [`durable`], [`memory`], [`million`]. All have bounds on count and time, so that a short run is possible (`--help`). The exit code is 0
 //! whatever the figures are: a benchmark tells, a test judges. What was started is ended and what was written is removed also after an
-//! error, a panic, Ctrl-C or SIGTERM.
+//! error, a panic, Ctrl-C or SIGTERM; after SIGKILL the processes end and folders stay.
 //!
 //! Load generator and daemons share the machine, so figures hold for both together. The generator is made cheap (requests built beforehand, one
 //! write and mostly one read a request, no task, no allocation), and says how late it was itself.
+//! [`durable`] and [`memory`] run a `redis-server` beside the daemon, and install Debian's package where there is none.
 //! The store alone is measured by `--bin store`.
 
 pub mod admin;
+pub mod batch;
 pub mod cluster;
+pub mod copies;
+pub mod diverge;
 pub mod durable;
 pub mod flood;
+pub mod heal;
 pub mod import;
 pub mod kill;
 pub mod latency;
 pub mod listing;
+pub mod memory;
 pub mod million;
 pub mod pace;
 pub mod process;
+pub mod rates;
 pub mod read;
 pub mod ready;
 pub mod resp;
+pub mod sessions;
 pub mod setup;
 pub mod single;
 pub mod table;

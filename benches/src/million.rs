@@ -6,11 +6,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
+use crate::batch::{self, Shape};
 use crate::process::{disk_bytes, resident_bytes};
 use crate::setup::Setup;
 use crate::single::{Recipe, Started};
@@ -18,10 +17,8 @@ use crate::table::{Table, bytes, rate, time};
 use crate::wire::{self, Wire};
 
 const VALUE_BYTES: usize = 100;
-/// A batch may take so long on a slow disk.
+/// A read may take so long on a slow disk.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// A batch of which a line failed is sent again so often.
-const ATTEMPTS: u32 = 5;
 /// Keys that are read back after each start.
 const SAMPLE: u64 = 10_000;
 /// A prime, so that steps of it meet all keys.
@@ -103,56 +100,8 @@ fn value(number: u64) -> String {
 }
 
 fn load(address: SocketAddr, args: MillionArgs) -> Result<(), Failure> {
-    let next = AtomicU64::new(0);
-    thread::scope(|scope| {
-        let lanes: Vec<_> = (0..args.connections).map(|_| scope.spawn(|| load_lane(address, args, &next))).collect();
-        lanes.into_iter().try_for_each(|lane| lane.join().map_err(|_| "a lane panicked")?)
-    })
-}
-
-fn load_lane(address: SocketAddr, args: MillionArgs, next: &AtomicU64) -> Result<(), Failure> {
-    let mut wire = Wire::connect(address, PATIENCE)?;
-    loop {
-        let first = next.fetch_add(args.batch, Ordering::Relaxed);
-        if first >= args.keys {
-            return Ok(());
-        }
-        send_batch(&mut wire, first, (first + args.batch).min(args.keys))?;
-    }
-}
-
-fn send_batch(wire: &mut Wire, first: u64, end: u64) -> Result<(), Failure> {
-    let body: String = (first..end).map(line).collect();
-    let request = wire::with_body("POST", "/v1/batch", "Content-Type: application/x-ndjson\r\n", body.as_bytes());
-    let mut refusal = String::new();
-    for attempt in 0..ATTEMPTS {
-        let answer = wire.ask(&request)?;
-        match unwritten(answer.status, answer.body, end - first) {
-            None => return Ok(()),
-            Some(why) => refusal = why,
-        }
-        thread::sleep(Duration::from_millis(100) * (attempt + 1));
-    }
-    Err(format!("a batch was not taken {ATTEMPTS} times over: {refusal}").into())
-}
-
-fn line(number: u64) -> String {
-    format!("{{\"op\":\"put\",\"ns\":\"data\",\"key\":\"{}\",\"text\":\"{}\"}}\n", key(number), value(number))
-}
-
-/// The first answer that is not 2xx, or what else is wrong; `None` when all lines were taken.
-fn unwritten(status: u16, body: &[u8], count: u64) -> Option<String> {
-    let lines: Vec<&[u8]> = body.split(|&b| b == b'\n').filter(|line| !line.is_empty()).collect();
-    let is_taken = |line: &&[u8]| line.windows(10).any(|part| part == b"\"status\":2");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if status != 200 {
-        return Some(format!("{status} {}", text(body)));
-    }
-    match lines.iter().find(|line| !is_taken(line)) {
-        Some(line) => Some(text(line)),
-        None if lines.len() as u64 == count => None,
-        None => Some(format!("{} answers to {count} lines", lines.len())),
-    }
+    let shape = Shape { lines: args.batch, connections: args.connections };
+    batch::load(address, 0..args.keys, shape, &|number| batch::put(&key(number), &value(number)))
 }
 
 /// How many of a sample of the keys are not there as they were written, and how large the sample is.
@@ -189,14 +138,5 @@ mod tests {
         assert_eq!(seen.len(), 10_000);
         assert!(seen.iter().filter(|&&n| n >= 500_000).count() > 4_000);
         assert_eq!(sample(3, 3).collect::<Vec<_>>(), [0, 2, 1]);
-    }
-
-    #[test]
-    fn one_line_that_failed_is_noticed() {
-        let good = b"{\"status\":204,\"etag\":\"x\"}\n{\"etag\":\"y\",\"status\":201}\n";
-        assert_eq!(unwritten(200, good, 2), None);
-        assert!(unwritten(200, good, 3).is_some());
-        assert!(unwritten(200, b"{\"status\":204}\n{\"status\":507}\n", 2).expect("noticed").contains("507"));
-        assert!(unwritten(503, b"{}", 2).is_some());
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use benches::setup::Setup;
-use benches::{Failure, durable, import, kill, million, pace, process, read, ready, visible};
+use benches::{Failure, copies, diverge, durable, heal, import, kill, memory, million, pace, process, read, ready, sessions, visible};
 use clap::{Parser, Subcommand};
 
 /// Measures the built daemon against its targets, and prints Markdown tables: the target beside what was seen. The exit code is 0 whatever
@@ -38,6 +38,16 @@ enum What {
     Kill(kill::KillArgs),
     /// One daemon with a million keys: load, memory, disk, start.
     Million(million::MillionArgs),
+    /// How soon regions are equal again after a cut, and what that sends.
+    Heal(heal::HealArgs),
+    /// What anti-entropy sends when few keys of many differ.
+    Diverge(diverge::DivergeArgs),
+    /// How soon a read copy goes after a write elsewhere.
+    Copies(copies::CopiesArgs),
+    /// What a session token costs, in bytes and in waiting.
+    Sessions(sessions::SessionsArgs),
+    /// Bytes a key in memory and on disk, beside Redis.
+    Memory(memory::MemoryArgs),
     /// Durable writes a second on one daemon, beside Redis.
     Durable(durable::DurableArgs),
     /// All of them, one after the other, as they are by default.
@@ -48,20 +58,32 @@ enum What {
     },
 }
 
-const SHORT: [&[&str]; 6] = [
+/// What `all` runs: each with the bounds of a short run; those of a long one are the defaults and what stands in [`LONG`].
+const SHORT: [&[&str]; 13] = [
     &["ready", "--runs", "1"],
     &["read", "--seconds", "2", "--unpaced-seconds", "1"],
     &["visible", "--writes", "20"],
+    &["visible", "--rate", "300", "--seconds", "3"],
     &["import", "--files", "500"],
     &["kill", "--seconds", "12", "--rate", "50"],
+    &["heal", "--keys", "2000", "--both", "100", "--seconds", "12"],
+    &["diverge", "--keys", "5000", "--divergent", "100", "--hint-seconds", "5", "--after-seconds", "5"],
+    &["copies", "--writes", "30"],
+    &["sessions", "--writes", "10", "--rounds", "5"],
+    &["durable", "--rounds", "1", "--seconds", "2"],
+    &["memory", "--keys", "5000"],
     &["million", "--keys", "20000"],
 ];
 
+/// The long form of lines of [`SHORT`] that is not their first word alone.
+const LONG: [(usize, &[&str]); 1] = [(3, &["visible", "--search"])];
+
 /// All benchmarks: their defaults, or bounds for a short run.
 fn all(is_short: bool) -> Result<Vec<What>, clap::Error> {
-    let words = |words: &[&'static str]| if is_short { words.to_vec() } else { words[..1].to_vec() };
-    let parse = |line: &&[&'static str]| Arguments::try_parse_from([&["bench"], &words(line)[..]].concat());
-    SHORT.iter().map(|line| parse(line).map(|arguments| arguments.what)).collect()
+    let long = |index| LONG.iter().find(|(at, _)| *at == index).map(|(_, words)| *words);
+    let words = |(index, line): (usize, &&'static [&'static str])| if is_short { *line } else { long(index).unwrap_or(&line[..1]) };
+    let parse = |words: &[&'static str]| Arguments::try_parse_from([&["bench"], words].concat()).map(|arguments| arguments.what);
+    SHORT.iter().enumerate().map(words).map(parse).collect()
 }
 
 fn measure(setup: &Setup, what: &What) -> Result<(), Failure> {
@@ -72,6 +94,11 @@ fn measure(setup: &Setup, what: &What) -> Result<(), Failure> {
         What::Read(args) => read::run(setup, args),
         What::Kill(args) => kill::run(setup, args),
         What::Million(args) => million::run(setup, *args),
+        What::Heal(args) => heal::run(setup, args),
+        What::Diverge(args) => diverge::run(setup, args),
+        What::Copies(args) => copies::run(setup, *args),
+        What::Sessions(args) => sessions::run(setup, *args),
+        What::Memory(args) => memory::run(setup, *args),
         What::Durable(args) => durable::run(setup, *args),
         What::All { short } => {
             all(*short)?.iter().for_each(|what| told(setup, what));
@@ -114,10 +141,14 @@ mod tests {
 
     #[test]
     fn all_is_every_benchmark_short_or_long() {
-        let names = |is_short| all(is_short).expect("its own lines parse").len();
-        assert_eq!((names(true), names(false)), (6, 6));
-        let What::Million(args) = all(false).expect("parses")[5].clone() else { panic!("million is the last") };
-        assert_eq!(args.keys, 1_000_000);
+        let every = |is_short| all(is_short).expect("its own lines parse");
+        assert_eq!((every(true).len(), every(false).len()), (SHORT.len(), SHORT.len()));
+        let commands = Arguments::command();
+        let names: Vec<&str> = commands.get_subcommands().map(clap::Command::get_name).filter(|name| *name != "all").collect();
+        assert!(names.iter().all(|name| SHORT.iter().any(|line| line[0] == *name)), "{names:?}");
+        let long = every(false);
+        assert!(matches!(long.last(), Some(What::Million(args)) if args.keys == 1_000_000));
+        assert!(matches!(long[3], What::Visible(args) if args.search));
     }
 
     #[test]
