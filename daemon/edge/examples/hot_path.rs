@@ -21,16 +21,25 @@ use isochrone_ident::{Hlc, Incarnation, Namespace, NodeId, Region, Version, Wall
 
 const REQUESTS: usize = 200_000;
 const CONNECTIONS: usize = 16;
+/// As long as a token of a few regions.
+const TOKEN_BYTES: usize = 160;
 
 /// Fixed values behind a map.
 struct Fixed {
     objects: BTreeMap<Vec<u8>, Object>,
     region: Region,
+    /// What every answer to a request with a token says.
+    token: Arc<str>,
 }
 
 impl Fixed {
-    fn serve(&self, key: &[u8]) -> Served {
-        let receipt = Receipt { consistency: Level::Local, region: self.region.clone(), age_ms: Some(0), session: None };
+    fn serve(&self, key: &[u8], session: Option<&str>) -> Served {
+        let receipt = Receipt {
+            consistency: Level::Local,
+            region: self.region.clone(),
+            age_ms: Some(0),
+            session: session.map(|_| Arc::clone(&self.token)),
+        };
         Served { object: self.objects.get(key).cloned(), receipt, source: Source::Hit }
     }
 }
@@ -41,12 +50,12 @@ impl Backend for Fixed {
         (ns.as_str() == "data").then_some(view)
     }
 
-    fn glance(&self, _ns: &Namespace, key: &[u8], _level: Level, _session: Option<&str>) -> Glance {
-        Glance::Answer(self.serve(key))
+    fn glance(&self, _ns: &Namespace, key: &[u8], _level: Level, session: Option<&str>) -> Glance {
+        Glance::Answer(self.serve(key, session))
     }
 
     fn read(&self, command: ReadCommand) -> BoxFuture<'_, Result<Served, Refusal>> {
-        Box::pin(async move { Ok(self.serve(command.key.as_bytes())) })
+        Box::pin(async move { Ok(self.serve(command.key.as_bytes(), None)) })
     }
 
     fn write(&self, _command: WriteCommand) -> BoxFuture<'_, Result<Written, Refusal>> {
@@ -70,21 +79,24 @@ fn object(n: u64) -> Object {
 
 fn main() {
     let objects = (0..1000).map(|n| (format!("key-{n}").into_bytes(), object(n))).collect();
-    let backend = Fixed { objects, region: Region::new("us-east").unwrap() };
+    let backend = Fixed { objects, region: Region::new("us-east").unwrap(), token: "t".repeat(TOKEN_BYTES).into() };
     let limits = EdgeLimits::default();
     let wall = Arc::new(|| WallMicros(1_800_000_000_000_000));
     let api = Api::new(Arc::new(backend), Arc::new(Auth::none()), limits.clone(), wall);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(call(&api));
+    runtime.block_on(call(&api, None));
+    runtime.block_on(call(&api, Some("t".repeat(TOKEN_BYTES))));
     let options = ListenerOptions { address: "127.0.0.1:0".parse().unwrap(), threads: 1, tls: None, limits };
     let listener = ClientListener::start(&options, api).unwrap();
     over_sockets(listener.address());
 }
 
-async fn call(api: &Api) {
+async fn call(api: &Api, token: Option<String>) {
     let request = |n: usize| {
         let uri = format!("/v1/kv/data/key-{}", n % 1000);
-        Request::get(uri).header("host", "x").header("accept", "*/*").body(Empty::<Bytes>::new()).unwrap()
+        let request = Request::get(uri).header("host", "x").header("accept", "*/*");
+        let request = if let Some(token) = &token { request.header("isochrone-session", token) } else { request };
+        request.body(Empty::<Bytes>::new()).unwrap()
     };
     // The namespace is remembered from the first request on.
     api.handle(request(0)).await;
@@ -93,7 +105,8 @@ async fn call(api: &Api) {
     for request in requests {
         std::hint::black_box(api.handle(request).await);
     }
-    println!("one call of the API: {} ns", started.elapsed().as_nanos() / REQUESTS as u128);
+    let what = if token.is_some() { "one call with a session token" } else { "one call of the API" };
+    println!("{what}: {} ns", started.elapsed().as_nanos() / REQUESTS as u128);
 }
 
 fn over_sockets(address: SocketAddr) {

@@ -4,15 +4,18 @@
 //! `/v1/admin` needs the right `admin` on `*`, unless no tokens are asked for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::{self, Stream};
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MATCH};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use isochrone_ident::NodeId;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::api::{check_origin, check_size, forbidden, identify, whole, without_body};
@@ -26,11 +29,15 @@ use crate::meter::Meter;
 use crate::operator::{ApplyRequest, Operator};
 use crate::path::Query;
 use crate::problem::{Kind, Problem, explain};
+use crate::replication::{RepairProgress, RepairRequest};
 use crate::route::namespace_and_key;
 use crate::upload::{self, RequestBody, Upload};
 
 /// The largest cluster file, or other document of an operator, in bytes.
 const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
+
+/// The shortest time between two lines of a repair's progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 const PAGE: &str = include_str!("status.html");
 
@@ -69,6 +76,8 @@ enum Place {
     Reload,
     Leave,
     Emulation,
+    Replication,
+    Repair,
     Problem,
 }
 
@@ -95,6 +104,8 @@ static ROUTES: &[AdminRoute] = &[
     AdminRoute(Place::Apply, "admin_apply", "/v1/admin/apply", false, &[Method::GET, Method::HEAD, Method::POST]),
     AdminRoute(Place::Reload, "admin_reload", "/v1/admin/reload", false, POST),
     AdminRoute(Place::Leave, "admin_leave", "/v1/admin/leave", false, POST),
+    AdminRoute(Place::Replication, "admin_replication", "/v1/admin/replication", false, GET),
+    AdminRoute(Place::Repair, "admin_repair", "/v1/admin/repair", false, POST),
     AdminRoute(Place::Emulation, "admin_emulation", "/v1/admin/emulation", false, &[Method::GET, Method::HEAD, Method::PUT]),
 ];
 
@@ -192,7 +203,8 @@ impl Admin {
             Place::Config => json(&operator.config()),
             Place::Apply => Ok(self.cluster_file()),
             Place::Emulation => json(&operator.emulation().ok_or_else(|| Kind::NoSuchThing.because("this daemon emulates no network"))?),
-            Place::Member | Place::Reload | Place::Leave => Err(Problem::method_not_allowed("POST")),
+            Place::Replication => json(&operator.replication()?.with_concerns()),
+            Place::Member | Place::Reload | Place::Leave | Place::Repair => Err(Problem::method_not_allowed("POST")),
         }
     }
 
@@ -223,12 +235,23 @@ impl Admin {
                     serde_json::from_slice(&document.bytes).map_err(|e| Problem::malformed(format!("the body is not JSON: {e}")))?;
                 json(&operator.set_emulation(wanted)?)
             }
+            Place::Repair => self.repair(parts, body).await,
             _ => Err(Problem::method_not_allowed("GET, HEAD")),
         }
     }
 
     async fn document<B: RequestBody>(&self, parts: &request::Parts, body: B) -> Result<Upload, Problem> {
         upload::whole(&parts.headers, body, DOCUMENT_BYTES_MAX, &self.0.limits, &self.0.bodies).await
+    }
+
+    /// Begins a repair, and tells how far it is until it is done.
+    async fn repair<B: RequestBody>(&self, parts: &request::Parts, body: B) -> Result<Response<ResponseBody>, Problem> {
+        let Upload { bytes, held: _held } = self.document(parts, body).await?;
+        let asked = if bytes.trim_ascii().is_empty() { RepairRequest::default() } else { repair_request(&bytes)? };
+        let progress = self.0.operator.repair(asked).await?;
+        let mut response = Response::new(ResponseBody::stream(repair_lines(progress)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+        Ok(response)
     }
 
     async fn apply<B: RequestBody>(&self, query: &Query, parts: &request::Parts, body: B) -> Result<Response<ResponseBody>, Problem> {
@@ -295,6 +318,34 @@ fn page() -> Response<()> {
 fn json(value: &impl Serialize) -> Result<Response<ResponseBody>, Problem> {
     let text = serde_json::to_string(value).map_err(|e| Kind::Internal.because(format!("the answer is no JSON: {e}")))?;
     Ok(whole("application/json", Bytes::from(text)))
+}
+
+fn repair_request(bytes: &[u8]) -> Result<RepairRequest, Problem> {
+    let request = crate::json::object(bytes);
+    request.map_err(|e| Problem::malformed(format!("a repair takes {{\"namespace\": \"data\"}}, or no body for all namespaces: {e}")))
+}
+
+/// A line as soon as something has changed, at most one every [`PROGRESS_EVERY`]; the last one says `done`, or why it never will.
+fn repair_lines(progress: watch::Receiver<RepairProgress>) -> impl Stream<Item = Bytes> {
+    stream::unfold(Some((progress, true)), |state| async {
+        let (mut progress, is_first) = state?;
+        if !is_first {
+            tokio::time::sleep(PROGRESS_EVERY).await;
+            if progress.changed().await.is_err() {
+                let problem = Kind::Internal.because("the repair broke off; the daemon's log has more");
+                return Some((progress_line(&serde_json::json!({ "done": false, "problem": problem.to_json() })), None));
+            }
+        }
+        let newest = progress.borrow_and_update().clone();
+        let line = progress_line(&newest);
+        Some((line, if newest.done { None } else { Some((progress, false)) }))
+    })
+}
+
+fn progress_line(line: &impl Serialize) -> Bytes {
+    let mut text = serde_json::to_vec(line).unwrap_or_default();
+    text.push(b'\n');
+    text.into()
 }
 
 fn no_content() -> Response<ResponseBody> {

@@ -1,8 +1,11 @@
 //! From a request to a command, and from its answer to a response. No socket and no clock of its own: the simulator calls it directly.
 
 mod batch;
+mod datum;
 mod list;
 mod read;
+mod typed;
+mod update;
 mod write;
 
 use std::cell::RefCell;
@@ -121,7 +124,9 @@ impl Api {
             (RouteId::Kv, &Method::PUT) => self.put(asked, body).await,
             (RouteId::Kv, &Method::DELETE) => self.delete(asked).await,
             (RouteId::Kv, _) => self.read(asked).await,
-            (RouteId::List, _) => self.list(asked).await,
+            (RouteId::List(kind), _) => self.list(kind, asked).await,
+            (RouteId::Typed(kind), method) if method.is_safe() => self.read_typed(kind, asked).await,
+            (RouteId::Typed(kind), _) => self.write_typed(kind, asked, body).await,
             (RouteId::Batch, _) => self.batch(asked, body),
             (RouteId::Problems, _) => explanation(&asked.tail),
             _ => Ok(whole("application/json", self.0.openapi.clone())),

@@ -84,6 +84,13 @@ pub(crate) fn put_etag(out: &mut BytesMut, version: &Version) {
     out.put_u8(b'"');
 }
 
+/// Writes the validator of a key that is not a value: a strong one, of hexadecimal digits alone.
+pub(crate) fn put_state_etag(out: &mut BytesMut, etag: u128) {
+    out.put_u8(b'"');
+    put_hex(out, etag);
+    out.put_u8(b'"');
+}
+
 /// The receipt fields that every read and write answers with.
 pub(crate) fn put_receipt(headers: &mut HeaderMap, receipt: &Receipt) {
     headers.insert(ISOCHRONE_CONSISTENCY, HeaderValue::from_static(receipt.consistency.as_str()));
@@ -121,6 +128,15 @@ pub(crate) fn level(headers: &HeaderMap, query: Option<&str>) -> Result<Option<L
 
 /// What `If-Match` or `If-None-Match` lists; `None` when the field is absent. Weak validators and foreign ones match nothing: ours are all strong.
 pub(crate) fn matcher(headers: &HeaderMap, name: &HeaderName) -> Option<Matcher> {
+    tags(headers, name, version)
+}
+
+/// The same for a key that is not a value.
+pub(crate) fn state_matcher(headers: &HeaderMap, name: &HeaderName) -> Option<Matcher<u128>> {
+    tags(headers, name, state)
+}
+
+fn tags<T>(headers: &HeaderMap, name: &HeaderName, read: fn(&[u8], bool) -> Option<T>) -> Option<Matcher<T>> {
     let mut fields = headers.get_all(name).iter().peekable();
     fields.peek()?;
     let mut versions = Vec::new();
@@ -129,7 +145,7 @@ pub(crate) fn matcher(headers: &HeaderMap, name: &HeaderName) -> Option<Matcher>
             if tag == b"*" {
                 return Some(Matcher::Any);
             }
-            versions.extend(version(tag, *name == IF_NONE_MATCH));
+            versions.extend(read(tag, *name == IF_NONE_MATCH));
         }
     }
     Some(Matcher::Versions(versions))
@@ -137,9 +153,19 @@ pub(crate) fn matcher(headers: &HeaderMap, name: &HeaderName) -> Option<Matcher>
 
 /// The version that an entity tag names. `weak`: compare weakly (RFC 9110 section 8.8.3.2), so that `W/` is overlooked.
 pub(crate) fn version(tag: &[u8], weak: bool) -> Option<Version> {
-    let opaque = if weak { tag.strip_prefix(b"W/").unwrap_or(tag) } else { tag };
-    let inner = opaque.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    std::str::from_utf8(inner).ok()?.parse().ok()
+    opaque(tag, weak)?.parse().ok()
+}
+
+/// The state that an entity tag names, as [`put_state_etag`] writes it.
+pub(crate) fn state(tag: &[u8], weak: bool) -> Option<u128> {
+    let digits = opaque(tag, weak)?;
+    let is_ours = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if is_ours { u128::from_str_radix(digits, 16).ok() } else { None }
+}
+
+fn opaque(tag: &[u8], weak: bool) -> Option<&str> {
+    let quoted = if weak { tag.strip_prefix(b"W/").unwrap_or(tag) } else { tag };
+    std::str::from_utf8(quoted.strip_prefix(b"\"")?.strip_suffix(b"\"")?).ok()
 }
 
 /// All preconditions of a write.
@@ -313,6 +339,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_states_etag_reads_back(etag: u128) {
+            let written = value(|out| put_state_etag(out, etag));
+            prop_assert_eq!(state(written.as_bytes(), false), Some(etag));
+            prop_assert_eq!(super::version(written.as_bytes(), false), None);
+        }
+
         #[test]
         fn an_etag_is_written_as_the_version_displays(hlc: u64, node: u128, incarnation: u64) {
             let version = Version { hlc: Hlc(hlc), node: NodeId(node), incarnation: Incarnation(incarnation) };

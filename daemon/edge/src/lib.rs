@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   client --> ClientListener --------> Api -- ReadCommand WriteCommand ListCommand --> Backend
-//!              a thread and a runtime   |      (at a glance where it is in memory)        |
-//!              a core; HTTP/1.1, h2c,   |                                                 |
-//!              TLS; EdgeLimits          +<-- Served Written ListPage, or a Refusal -------+
-//!
-//!   operator --> AdminListener --> Admin -- status, apply, leave ... --> Operator
+//!              a thread and a runtime   |      TypedRead TypedWrite                       |
+//!              a core; HTTP/1.1, h2c,   |      (values at a glance where in memory)       |
+//!              TLS; EdgeLimits          +<-- Served Written ListPage TypedServed ... -----+
+//!                                            or a Refusal
+//!   operator --> AdminListener --> Admin -- status, apply, repair, leave ... --> Operator
 //! ```
 //!
 //! - What comes in: a connection is held to its limits by a watchdog of its own (`connection`, `activity`); a request is dispatched by the
@@ -23,6 +23,10 @@
 //! making left out, 4.1 us of the server's CPU a request over sockets, which is what hyper takes for a fixed object. A table in front
 //! of the backend's own would save a part of its lookup only, so there is none.
 //!
+//! A session token (E9) is text that only the backend understands: the edge holds it to its form, hands it on with every command, and sends what
+//! the receipt says. On the hot path it is borrowed from the request, and its answer copied into the thread's buffer; the same example
+//! measures it.
+//!
 //! Decisions where the contract is silent:
 //! - A repeated `Idempotency-Key` with another request is 422, one whose first request is still being worked on 409
 //!   (draft-ietf-httpapi-idempotency-key-header section 2.7). A repeated answer says `Idempotent-Replayed: true`.
@@ -30,7 +34,13 @@
 //!   TTL, and a downstream cache subtracts `Age` from it (RFC 9111 section 4.2.3).
 //! - A TTL above the namespace's `ttl_max` is refused (400), never cut: nobody should think that a value lives longer than it does.
 //! - Keys that are not UTF-8 stand in JSON as `key_base64`, as values do.
-//! - In a batch, lines for one key are carried out one after the other; all others side by side.
+//! - In a batch, lines for one key are carried out one after the other; all others side by side. Its `Isochrone-Session` holds for every line; each
+//!   answer's `session` stands for all answers up to it, since a trailer would come too late for most clients to see. A line about a counter, set,
+//!   map or register names its `type`; its op is `get`, or `update` with the `body` that the key's own path takes.
+//! - Typed keys: a body is one strict JSON object. A member named twice in one list stands there once; in both lists it is refused. A map's
+//!   values keep their text but for the white space around their parts, so that numbers beyond 64 bits stay what they are; they are nested 64
+//!   deep at most. A register's `context` is base64.
+//! - A context or a token that was never given is the client's fault (400), not a conflict.
 //! - A misspelt query parameter is an error.
 
 mod activity;
@@ -42,6 +52,7 @@ mod budget;
 mod command;
 mod connection;
 mod fields;
+mod json;
 mod limits;
 mod listener;
 mod meter;
@@ -50,6 +61,7 @@ mod operator;
 mod path;
 mod problem;
 mod range;
+mod refusal;
 mod replication;
 mod route;
 mod session;

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+mod schemas;
+
 use crate::problem::Kind;
 use crate::route::{Operation, Route, Tail};
 
@@ -32,7 +34,7 @@ pub(crate) fn document(routes: &[Route]) -> Value {
         "components": {
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" } },
             "headers": headers(),
-            "schemas": { "Problem": problem_schema() },
+            "schemas": schemas(),
         },
     })
 }
@@ -66,7 +68,7 @@ fn describe(route: &Route, operation: &Operation) -> Value {
         "responses": responses(route, operation),
     });
     if !operation.takes.is_empty() {
-        described["requestBody"] = json!({ "required": true, "content": { operation.takes: {} } });
+        described["requestBody"] = json!({ "required": true, "content": { operation.takes: media(operation.takes_schema) } });
     }
     if route.is_open() {
         described["security"] = json!([]);
@@ -76,14 +78,14 @@ fn describe(route: &Route, operation: &Operation) -> Value {
 
 fn responses(route: &Route, operation: &Operation) -> Value {
     let mut all = Map::new();
-    for (status, media) in operation.gives {
+    for (status, kind) in operation.gives {
         let reason = http::StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
         let mut response = json!({ "description": reason });
-        if !media.is_empty() {
-            response["content"] = json!({ *media: {} });
+        if !kind.is_empty() {
+            response["content"] = json!({ *kind: media(operation.gives_schema) });
         }
         if !route.is_open() {
-            let receipt = ["Isochrone-Consistency", "Isochrone-Region", "Isochrone-Age-Ms"];
+            let receipt = ["Isochrone-Consistency", "Isochrone-Region", "Isochrone-Age-Ms", "Isochrone-Session"];
             response["headers"] =
                 receipt.iter().map(|name| ((*name).to_owned(), json!({ "$ref": format!("#/components/headers/{name}") }))).collect();
         }
@@ -105,6 +107,16 @@ fn problem_response(status: u16) -> Value {
     })
 }
 
+fn media(schema: &str) -> Value {
+    if schema.is_empty() { json!({}) } else { json!({ "schema": { "$ref": format!("#/components/schemas/{schema}") } }) }
+}
+
+fn schemas() -> Value {
+    let mut all = schemas::of_types();
+    all.insert("Problem".into(), problem_schema());
+    Value::Object(all)
+}
+
 fn about(name: &str) -> &'static str {
     match name {
         "consistency" | "Isochrone-Consistency" => "`local`, `quorum` or `strong`; the namespace's own level where absent",
@@ -116,6 +128,7 @@ fn about(name: &str) -> &'static str {
         "If-Match" | "If-None-Match" => "Versions, as `ETag` gives them; on writes in strong namespaces only",
         "Isochrone-Fence" => "`{lock}={token}`; in strong namespaces only",
         "Cache-Control" => "`max-age` is the TTL where the query names none",
+        "Isochrone-Session" => "The newest token that an answer gave: the answer is then no older than what was seen with it",
         "Range" => "One range of bytes",
         "If-Range" => "The version that the range is of",
         _ => "",
@@ -127,6 +140,7 @@ fn headers() -> Value {
         "Isochrone-Consistency": { "description": "What was really given", "schema": { "type": "string", "enum": ["local", "quorum", "strong"] } },
         "Isochrone-Region": { "description": "The region that served", "schema": { "type": "string" } },
         "Isochrone-Age-Ms": { "description": "Upper bound of staleness in milliseconds, where one is known", "schema": { "type": "integer", "minimum": 0 } },
+        "Isochrone-Session": { "description": "What has been seen from now on; send it with the next request, to any daemon", "schema": { "type": "string", "maxLength": 1024 } },
     })
 }
 

@@ -1,7 +1,7 @@
 //! The one table of routes: it dispatches, it says which methods a path takes, and `/openapi.json` is made from it.
 
 use http::Method;
-use isochrone_ident::{Key, Namespace};
+use isochrone_ident::{Key, Kind as KeyKind, Namespace};
 
 use crate::path::decode;
 use crate::problem::{Kind, Problem};
@@ -10,12 +10,10 @@ use crate::problem::{Kind, Problem};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum RouteId {
     Kv,
-    List,
+    /// A key of any kind but a value.
+    Typed(KeyKind),
+    List(KeyKind),
     Batch,
-    Counters,
-    Sets,
-    Maps,
-    Registers,
     Locks,
     Txn,
     Sagas,
@@ -49,8 +47,12 @@ pub(crate) struct Operation {
     pub(crate) headers: &'static [&'static str],
     /// Media type of the request's body; empty: it has none.
     pub(crate) takes: &'static str,
+    /// The schema of that body, where it has one.
+    pub(crate) takes_schema: &'static str,
     /// Statuses of good answers, with the media type of their body (empty: none).
     pub(crate) gives: &'static [(u16, &'static str)],
+    /// The schema of those bodies, where they have one.
+    pub(crate) gives_schema: &'static str,
     /// Statuses of problems that belong to it, beside those that every request can meet.
     pub(crate) problems: &'static [u16],
 }
@@ -70,16 +72,85 @@ pub(crate) struct Route {
 
 const NDJSON: &str = "application/x-ndjson";
 const ANY: &str = "*/*";
-const READ_HEADERS: &[&str] = &["Isochrone-Consistency", "If-Match", "If-None-Match", "Range", "If-Range"];
-const WRITE_HEADERS: &[&str] = &["Isochrone-Consistency", "Idempotency-Key", "If-Match", "If-None-Match", "Isochrone-Fence"];
+const JSON: &str = "application/json";
+const READ_HEADERS: &[&str] = &["Isochrone-Consistency", "Isochrone-Session", "If-Match", "If-None-Match", "Range", "If-Range"];
+const WRITE_HEADERS: &[&str] =
+    &["Isochrone-Consistency", "Isochrone-Session", "Idempotency-Key", "If-Match", "If-None-Match", "Isochrone-Fence"];
+const BOTH_HEADERS: &[&str] = &["Isochrone-Consistency", "Isochrone-Session"];
 
 const fn operation(method: &'static str, id: &'static str, summary: &'static str) -> Operation {
-    Operation { method, id, summary, query: &[], headers: &[], takes: "", gives: &[], problems: &[] }
+    Operation { method, id, summary, query: &[], headers: &[], takes: "", takes_schema: "", gives: &[], gives_schema: "", problems: &[] }
 }
 
 const fn later(id: RouteId, label: &'static str, prefix: &'static str, tail: Tail, what: &'static str) -> Route {
     Route { id, label, prefix, tail, operations: &[], not_built: Some(what) }
 }
+
+const fn typed(kind: KeyKind, label: &'static str, prefix: &'static str, operations: &'static [Operation]) -> Route {
+    Route { id: RouteId::Typed(kind), label, prefix, tail: Tail::Key, operations, not_built: None }
+}
+
+const fn listing(kind: KeyKind, label: &'static str, prefix: &'static str, operations: &'static [Operation]) -> Route {
+    Route { id: RouteId::List(kind), label, prefix, tail: Tail::Namespace, operations, not_built: None }
+}
+
+const fn page(id: &'static str, summary: &'static str) -> Operation {
+    Operation {
+        query: &["prefix", "after", "limit", "consistency"],
+        headers: BOTH_HEADERS,
+        gives: &[(200, NDJSON)],
+        gives_schema: "Listed",
+        problems: &[404, 409],
+        ..operation("GET", id, summary)
+    }
+}
+
+const fn look(id: &'static str, summary: &'static str, schema: &'static str) -> Operation {
+    Operation {
+        query: &["consistency"],
+        headers: &["Isochrone-Consistency", "Isochrone-Session", "If-Match", "If-None-Match"],
+        gives: &[(200, JSON), (304, "")],
+        gives_schema: schema,
+        problems: &[404, 409, 412],
+        ..operation("GET", id, summary)
+    }
+}
+
+const fn change(method: &'static str, id: &'static str, summary: &'static str, takes: &'static str, gives: &'static str) -> Operation {
+    Operation {
+        query: &["consistency", "ttl"],
+        headers: &["Isochrone-Consistency", "Isochrone-Session", "Idempotency-Key", "Cache-Control", "Content-Type"],
+        takes: JSON,
+        takes_schema: takes,
+        gives: &[(200, JSON)],
+        gives_schema: gives,
+        problems: &[404, 409, 413, 415, 422, 504, 507],
+        ..operation(method, id, summary)
+    }
+}
+
+const LIST_VALUES: &[Operation] = &[page("listKeys", "A page of a namespace's keys, one JSON object a line, in byte order")];
+const LIST_COUNTERS: &[Operation] = &[page("listCounters", "A page of a namespace's counters")];
+const LIST_SETS: &[Operation] = &[page("listSets", "A page of a namespace's sets")];
+const LIST_MAPS: &[Operation] = &[page("listMaps", "A page of a namespace's maps")];
+const LIST_REGISTERS: &[Operation] = &[page("listRegisters", "A page of a namespace's registers")];
+
+const COUNTER: &[Operation] = &[
+    look("getCounter", "A counter's value", "Counter"),
+    change("POST", "addToCounter", "Adds to a counter, and answers the value seen", "CounterAdd", "Counter"),
+];
+const SET: &[Operation] = &[
+    look("getSet", "A set's members, in byte order", "Set"),
+    change("POST", "updateSet", "Adds members to a set, and removes those that were observed", "SetUpdate", "Set"),
+];
+const MAP: &[Operation] = &[
+    look("getMap", "A map's fields", "Map"),
+    change("POST", "updateMap", "Sets, removes and adds to fields of a map", "MapUpdate", "Map"),
+];
+const REGISTER: &[Operation] = &[
+    look("getRegister", "A register's values: more than one when they were written without knowing of each other", "Register"),
+    change("PUT", "putRegister", "Writes a register, in the place of what its context has seen", "RegisterPut", "Register"),
+];
 
 /// Every path of the client listener. Longer ones of a shared prefix come first; the hottest is at the top.
 pub(crate) static ROUTES: &[Route] = &[
@@ -107,6 +178,7 @@ pub(crate) static ROUTES: &[Route] = &[
                 query: &["consistency", "ttl"],
                 headers: &[
                     "Isochrone-Consistency",
+                    "Isochrone-Session",
                     "Idempotency-Key",
                     "If-Match",
                     "If-None-Match",
@@ -129,20 +201,7 @@ pub(crate) static ROUTES: &[Route] = &[
         ],
         not_built: None,
     },
-    Route {
-        id: RouteId::List,
-        label: "list",
-        prefix: "/v1/kv/",
-        tail: Tail::Namespace,
-        operations: &[Operation {
-            query: &["prefix", "after", "limit", "consistency"],
-            headers: &["Isochrone-Consistency"],
-            gives: &[(200, NDJSON)],
-            problems: &[404, 409],
-            ..operation("GET", "listKeys", "A page of a namespace's keys, one JSON object a line, in byte order")
-        }],
-        not_built: None,
-    },
+    listing(KeyKind::Value, "list", "/v1/kv/", LIST_VALUES),
     Route {
         id: RouteId::Batch,
         label: "batch",
@@ -150,18 +209,22 @@ pub(crate) static ROUTES: &[Route] = &[
         tail: Tail::None,
         operations: &[Operation {
             query: &["consistency"],
-            headers: &["Isochrone-Consistency"],
+            headers: BOTH_HEADERS,
             takes: NDJSON,
             gives: &[(200, NDJSON)],
             problems: &[413, 415],
-            ..operation("POST", "batch", "Many gets, puts and deletes: a JSON object a line, an answer each, in order")
+            ..operation("POST", "batch", "Many gets, puts, deletes and updates: a JSON object a line, an answer each, in order")
         }],
         not_built: None,
     },
-    later(RouteId::Counters, "counters", "/v1/counters/", Tail::Key, "a counter"),
-    later(RouteId::Sets, "sets", "/v1/sets/", Tail::Key, "a set"),
-    later(RouteId::Maps, "maps", "/v1/maps/", Tail::Key, "a map"),
-    later(RouteId::Registers, "registers", "/v1/registers/", Tail::Key, "a multi-value register"),
+    typed(KeyKind::Counter, "counters", "/v1/counters/", COUNTER),
+    listing(KeyKind::Counter, "counters_list", "/v1/counters/", LIST_COUNTERS),
+    typed(KeyKind::Set, "sets", "/v1/sets/", SET),
+    listing(KeyKind::Set, "sets_list", "/v1/sets/", LIST_SETS),
+    typed(KeyKind::Map, "maps", "/v1/maps/", MAP),
+    listing(KeyKind::Map, "maps_list", "/v1/maps/", LIST_MAPS),
+    typed(KeyKind::Register, "registers", "/v1/registers/", REGISTER),
+    listing(KeyKind::Register, "registers_list", "/v1/registers/", LIST_REGISTERS),
     later(RouteId::Locks, "locks", "/v1/locks/", Tail::Name, "a lock"),
     later(RouteId::Txn, "txn", "/v1/txn", Tail::None, "a transaction"),
     later(RouteId::Sagas, "sagas", "/v1/sagas", Tail::None, "a saga"),
@@ -234,6 +297,17 @@ impl Route {
     }
 }
 
+/// What stands for a kind in paths.
+pub(crate) const fn collection(kind: KeyKind) -> &'static str {
+    match kind {
+        KeyKind::Value => "kv",
+        KeyKind::Counter => "counters",
+        KeyKind::Set => "sets",
+        KeyKind::Map => "maps",
+        KeyKind::Register => "registers",
+    }
+}
+
 /// The route of a path, and what follows its prefix, still encoded.
 pub(crate) fn resolve(path: &str) -> Option<(&'static Route, &str)> {
     ROUTES.iter().find_map(|route| Some((route, route.tail_of(path)?)))
@@ -276,7 +350,12 @@ mod tests {
     fn a_path_leads_to_its_route() {
         assert_eq!(id("/v1/kv/data/a"), Some(RouteId::Kv));
         assert_eq!(id("/v1/kv/data/a/b//c"), Some(RouteId::Kv));
-        assert_eq!(id("/v1/kv/data"), Some(RouteId::List));
+        assert_eq!(id("/v1/kv/data"), Some(RouteId::List(KeyKind::Value)));
+        for kind in KeyKind::ALL.into_iter().filter(|kind| *kind != KeyKind::Value) {
+            let path = format!("/v1/{}/data", collection(kind));
+            assert_eq!(id(&path), Some(RouteId::List(kind)));
+            assert_eq!(id(&format!("{path}/a")), Some(RouteId::Typed(kind)));
+        }
         assert_eq!(id("/v1/batch"), Some(RouteId::Batch));
         assert_eq!(id("/v1/sagas"), Some(RouteId::Sagas));
         assert_eq!(id("/v1/sagas/7"), Some(RouteId::Saga));

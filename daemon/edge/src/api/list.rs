@@ -6,6 +6,7 @@ use http::{HeaderValue, Response};
 use isochrone_ident::{Key, Kind, Namespace, WallMicros};
 use serde_json::{Map, Value};
 
+use super::typed::check_mode;
 use super::{Api, Asked, level_in, remember, whole, within};
 use crate::auth::Right;
 use crate::body::ResponseBody;
@@ -13,34 +14,27 @@ use crate::command::{ListCommand, ListPage, Listed, Refusal};
 use crate::fields;
 use crate::path::encode;
 use crate::problem::Problem;
-use crate::route::namespace;
+use crate::route::{collection, namespace};
 
 impl Api {
-    pub(super) async fn list(&self, asked: Asked) -> Result<Response<ResponseBody>, Problem> {
+    pub(super) async fn list(&self, kind: Kind, asked: Asked) -> Result<Response<ResponseBody>, Problem> {
         let ns = namespace(&asked.tail)?;
         let view = self.enter(&asked.identity, Right::Read, &ns)?;
         remember(&ns);
+        check_mode(&ns, &view, kind)?;
         let consistency = asked.query.text("consistency")?;
         let level = level_in(&ns, &view, fields::level(&asked.parts.headers, consistency)?)?;
         let prefix = Bytes::copy_from_slice(asked.query.bytes("prefix").unwrap_or_default());
         let limit = self.limit(asked.query.text("limit")?)?;
         let after = asked.query.bytes("after").filter(|bytes| !bytes.is_empty()).map(after).transpose()?;
         let deadline = self.deadline();
-        let command = ListCommand {
-            ns: ns.clone(),
-            kind: Kind::Value,
-            prefix: prefix.clone(),
-            after,
-            limit,
-            level,
-            session: asked.session.clone(),
-            deadline,
-        };
+        let command =
+            ListCommand { ns: ns.clone(), kind, prefix: prefix.clone(), after, limit, level, session: asked.session.clone(), deadline };
         let page = within(deadline, self.0.backend.list(command), Refusal::DeadlineBefore).await?;
         let mut response = whole("application/x-ndjson", lines(&page, self.now()));
         fields::put_receipt(response.headers_mut(), &page.receipt);
         if let Some(next) = &page.next {
-            response.headers_mut().insert(LINK, next_link(&ns, &prefix, limit, consistency, next));
+            response.headers_mut().insert(LINK, next_link(kind, &ns, &prefix, limit, consistency, next));
         }
         Ok(response)
     }
@@ -69,9 +63,11 @@ fn lines(page: &ListPage, now: WallMicros) -> Bytes {
 /// `{"key","etag","bytes","expires_in_ms"?}`; a key that is not UTF-8 stands as `key_base64`, as values do.
 fn line(entry: &Listed, now: WallMicros) -> Value {
     let mut object = Map::new();
-    let (name, key) = super::batch::text_or_base64(entry.key.as_bytes(), "key", "key_base64");
-    object.insert(name.into(), key);
-    object.insert("etag".into(), format!("\"{}\"", entry.version).into());
+    let (text, base64) = super::batch::text_or_base64(entry.key.as_bytes());
+    object.extend(text.map(|text| ("key".into(), text.into())));
+    object.extend(base64.map(|encoded| ("key_base64".into(), encoded.into())));
+    let etag = entry.etag.map_or_else(|| format!("\"{}\"", entry.version), |etag| format!("\"{etag:x}\""));
+    object.insert("etag".into(), etag.into());
     object.insert("bytes".into(), entry.bytes.into());
     if let Some(at) = entry.expires_at {
         object.insert("expires_in_ms".into(), (at.0.saturating_sub(now.0) / 1000).into());
@@ -80,9 +76,13 @@ fn line(entry: &Listed, now: WallMicros) -> Value {
 }
 
 /// The next page's address (RFC 8288), relative to this one.
-fn next_link(ns: &Namespace, prefix: &[u8], limit: usize, consistency: Option<&str>, next: &Key) -> HeaderValue {
+fn next_link(kind: Kind, ns: &Namespace, prefix: &[u8], limit: usize, consistency: Option<&str>, next: &Key) -> HeaderValue {
     let consistency = consistency.map(|level| format!("&consistency={}", encode(level.as_bytes()))).unwrap_or_default();
-    let link =
-        format!("</v1/kv/{ns}?prefix={}&after={}&limit={limit}{consistency}>; rel=\"next\"", encode(prefix), encode(next.as_bytes()));
+    let link = format!(
+        "</v1/{}/{ns}?prefix={}&after={}&limit={limit}{consistency}>; rel=\"next\"",
+        collection(kind),
+        encode(prefix),
+        encode(next.as_bytes())
+    );
     HeaderValue::try_from(link).unwrap_or(HeaderValue::from_static(""))
 }

@@ -1,5 +1,7 @@
 //! Reads: at a glance where the answer is in memory, otherwise by asking the backend.
 
+use std::borrow::Cow;
+
 use bytes::BufMut;
 use http::header::{
     ACCEPT_RANGES, AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
@@ -126,7 +128,7 @@ fn render(method: &Method, conditions: &Conditions, served: Served, now: WallMic
     fields::put_receipt(&mut headers, &served.receipt);
     let left = served.object.as_ref().and_then(|object| object.expires_at).map(|at| at.0.saturating_sub(now.0) / 1_000_000);
     headers.insert(CACHE_STATUS, cache_status(served.source, left));
-    let Some(object) = served.object else { return absent(method, headers) };
+    let Some(object) = served.object else { return absent(method, headers, "the key is absent: never written, deleted or expired") };
     headers.insert(ETAG, fields::value(|out| fields::put_etag(out, &object.version)));
     if conditions.if_match.as_ref().is_some_and(|matcher| !matcher.matches(Some(&object.version))) {
         let current = Some(object.version);
@@ -163,12 +165,12 @@ fn present(method: &Method, conditions: &Conditions, object: Object, mut headers
     if *method == Method::HEAD { without_body(response) } else { response }
 }
 
-fn absent(method: &Method, headers: HeaderMap) -> Response<ResponseBody> {
-    with_problem(method, headers, Kind::NotFound.because("the key is absent: never written, deleted or expired"))
+pub(super) fn absent(method: &Method, headers: HeaderMap, detail: impl Into<Cow<'static, str>>) -> Response<ResponseBody> {
+    with_problem(method, headers, Kind::NotFound.because(detail))
 }
 
 /// A problem that keeps what the header says already.
-fn with_problem(method: &Method, headers: HeaderMap, problem: Problem) -> Response<ResponseBody> {
+pub(super) fn with_problem(method: &Method, headers: HeaderMap, problem: Problem) -> Response<ResponseBody> {
     let mut response = problem.into_response();
     response.headers_mut().extend(headers);
     response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
@@ -176,7 +178,7 @@ fn with_problem(method: &Method, headers: HeaderMap, problem: Problem) -> Respon
 }
 
 /// RFC 9211: whether this daemon answered from what it holds, and for how long the answer is good.
-fn cache_status(source: Source, left: Option<u64>) -> HeaderValue {
+pub(super) fn cache_status(source: Source, left: Option<u64>) -> HeaderValue {
     match (source, left) {
         (Source::Hit, None) => HeaderValue::from_static("isochrone; hit"),
         (Source::Hit, Some(left)) => fields::value(|out| put_labelled(out, b"isochrone; hit; ttl=", left)),
@@ -185,7 +187,7 @@ fn cache_status(source: Source, left: Option<u64>) -> HeaderValue {
     }
 }
 
-fn put_labelled(out: &mut bytes::BytesMut, label: &[u8], number: u64) {
+pub(super) fn put_labelled(out: &mut bytes::BytesMut, label: &[u8], number: u64) {
     out.put_slice(label);
     fields::put_decimal(out, number);
 }

@@ -11,7 +11,9 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{Api, Asked, empty, level_in, within, wrong_mode};
 use crate::auth::Right;
 use crate::body::ResponseBody;
-use crate::command::{IdempotencyKey, Level, Matcher, Mode, NamespaceView, Preconditions, Refusal, WriteCommand, WriteOp, Written};
+use crate::command::{
+    IdempotencyKey, Level, Matcher, Mode, NamespaceView, Preconditions, Receipt, Refusal, WriteCommand, WriteOp, Written,
+};
 use crate::fields::{self, IDEMPOTENT_REPLAYED};
 use crate::problem::{Kind, Problem};
 use crate::route::namespace_and_key;
@@ -46,7 +48,7 @@ impl Api {
         let written = self.write(Intent { ns, key, op, preconditions, idempotency_key, level, session: asked.session }).await?;
         drop(held);
         let status = if written.created == Some(true) { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
-        let mut answer = written_headers(&written);
+        let mut answer = written_headers(&written.receipt, written.repeated);
         answer.insert(ETAG, fields::value(|out| fields::put_etag(out, &written.version)));
         Ok(empty(status, answer))
     }
@@ -58,7 +60,7 @@ impl Api {
         let idempotency_key = fields::idempotency_key(headers)?;
         let (op, session) = (WriteOp::Delete, asked.session);
         let written = self.write(Intent { ns, key, op, preconditions, idempotency_key, level, session }).await?;
-        Ok(empty(StatusCode::NO_CONTENT, written_headers(&written)))
+        Ok(empty(StatusCode::NO_CONTENT, written_headers(&written.receipt, written.repeated)))
     }
 
     fn target(&self, asked: &Asked) -> Result<(Namespace, Key, NamespaceView, Level), Problem> {
@@ -88,7 +90,7 @@ pub(super) fn preconditions_in(ns: &Namespace, view: &NamespaceView, asked: Prec
 }
 
 /// Values are kept as they come and given back without a coding, so a coded or partial one would come back wrong.
-fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
     let is_coded = |field: &HeaderValue| !field.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
     if headers.get_all(CONTENT_ENCODING).iter().any(is_coded) {
         let problem = Kind::UnsupportedMedia.because("a value is kept as it comes; send it without `Content-Encoding`");
@@ -102,7 +104,15 @@ fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn content_type(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
-    match fields::text(headers, &CONTENT_TYPE)? {
+    content_type_of(fields::text(headers, &CONTENT_TYPE)?)
+}
+
+/// A content type that is kept beside a value.
+pub(super) fn content_type_of(text: Option<&str>) -> Result<Option<Arc<str>>, Problem> {
+    match text {
+        Some(text) if text.bytes().any(|b| b.is_ascii_control() || !b.is_ascii()) => {
+            Err(Problem::malformed("a content type is visible ASCII"))
+        }
         Some(text) if text.len() > CONTENT_TYPE_BYTES_MAX => {
             Err(Problem::malformed(format!("a `Content-Type` has at most {CONTENT_TYPE_BYTES_MAX} bytes")))
         }
@@ -110,10 +120,10 @@ fn content_type(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
     }
 }
 
-fn written_headers(written: &Written) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(6);
-    fields::put_receipt(&mut headers, &written.receipt);
-    if written.repeated {
+pub(super) fn written_headers(receipt: &Receipt, repeated: bool) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    fields::put_receipt(&mut headers, receipt);
+    if repeated {
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     headers

@@ -8,11 +8,13 @@ use futures_util::future::BoxFuture;
 use http::Request;
 use http_body_util::Full;
 use isochrone_edge::{
-    Admin, AdminListener, Applied, ApplyRequest, Auth, Check, CouncilView, EdgeLimits, KeyPlacement, ListenerOptions, MemberView, Operator,
-    OperatorRefusal, PlacementSummary, Reloaded, ReplicaView, ReplicationView, Right, RoundTripsView, Status, StoreView,
+    Admin, AdminListener, Applied, ApplyRequest, Auth, Away, Check, CopyStream, CouncilView, Divergence, EdgeLimits, KeyPlacement,
+    ListenerOptions, MemberView, Operator, OperatorRefusal, PeerReplication, PlacementSummary, Reloaded, RepairProgress, RepairRequest,
+    ReplicaView, ReplicationReport, ReplicationView, Right, RoundTripsView, Status, StoreView,
 };
 use isochrone_ident::{Key, Namespace, NodeId};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::model::Answer;
 use crate::rights::token;
@@ -21,6 +23,8 @@ use crate::rights::token;
 struct Daemon {
     is_unready: bool,
     emulation: Option<Mutex<Value>>,
+    replication: Option<ReplicationReport>,
+    repair: Option<Vec<RepairProgress>>,
     done: Mutex<Vec<String>>,
 }
 
@@ -139,6 +143,29 @@ impl Operator for Daemon {
     fn leave(&self) -> BoxFuture<'_, Result<(), OperatorRefusal>> {
         self.note("leave");
         Box::pin(async { Ok(()) })
+    }
+
+    fn replication(&self) -> Result<ReplicationReport, OperatorRefusal> {
+        self.replication.clone().ok_or_else(|| OperatorRefusal::NotBuilt("a report on replication".into()))
+    }
+
+    fn repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<watch::Receiver<RepairProgress>, OperatorRefusal>> {
+        Box::pin(async move {
+            let asked = request.namespace.map_or_else(|| "all".to_owned(), |ns| ns.to_string());
+            if asked == "nowhere" {
+                return Err(OperatorRefusal::NotFound("no such namespace".into()));
+            }
+            self.note(format!("repair {asked}"));
+            let steps = self.repair.clone().ok_or_else(|| OperatorRefusal::NotBuilt("a repair".into()))?;
+            let (tell, told) = watch::channel(RepairProgress::default());
+            tokio::spawn(async move {
+                for step in steps {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tell.send_replace(step);
+                }
+            });
+            Ok(told)
+        })
     }
 
     fn emulation(&self) -> Option<Value> {
@@ -260,6 +287,88 @@ async fn a_page_on_the_web_cannot_make_the_daemon_leave() {
     assert!(daemon.done.lock().unwrap().is_empty());
 }
 
+fn progress(slots_done: u64) -> RepairProgress {
+    RepairProgress { slots_done, slots: 9, done: slots_done == 9, ..RepairProgress::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_tells_how_far_it_is_until_it_is_done() {
+    let daemon = Arc::new(Daemon { repair: Some((1..=9).map(progress).collect()), ..Daemon::default() });
+    let admin = admin_of(&daemon, Auth::none());
+    let answer = ask(&admin, "POST", "/v1/admin/repair", &[], r#"{"namespace": "data"}"#).await;
+    assert_eq!((answer.status, answer.field("content-type")), (200, "application/x-ndjson"));
+    let lines: Vec<RepairProgress> = answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.len() > 2 && lines.len() < 9, "a line now and then, not one a step: {}", lines.len());
+    assert!(lines.windows(2).all(|pair| pair[0].slots_done < pair[1].slots_done));
+    assert_eq!(lines.last(), Some(&progress(9)));
+    ask(&admin, "POST", "/v1/admin/repair", &[], "").await;
+    assert_eq!(*daemon.done.lock().unwrap(), ["repair data", "repair all"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_that_breaks_off_says_so() {
+    let daemon = Arc::new(Daemon { repair: Some(vec![progress(1)]), ..Daemon::default() });
+    let answer = ask(&admin_of(&daemon, Auth::none()), "POST", "/v1/admin/repair", &[], "").await;
+    let last: Value = serde_json::from_str(answer.text().lines().last().unwrap()).unwrap();
+    assert_eq!((&last["done"], &last["problem"]["type"]), (&json!(false), &json!("/problems/internal")));
+}
+
+#[tokio::test]
+async fn a_repair_that_makes_no_sense_does_not_begin() {
+    let daemon = Arc::<Daemon>::default();
+    let admin = admin_of(&daemon, Auth::none());
+    for body in ["[]", "{", r#"{"ns": "data"}"#, r#"{"namespace": "No!"}"#, r#"{"namespace": 1}"#] {
+        assert_eq!(ask(&admin, "POST", "/v1/admin/repair", &[], body).await.problem(), "malformed", "{body}");
+    }
+    assert_eq!(ask(&admin, "POST", "/v1/admin/repair", &[], r#"{"namespace": "nowhere"}"#).await.problem(), "no-such-thing");
+    assert_eq!(get(&admin, "/v1/admin/repair").await.field("allow"), "POST");
+    assert!(daemon.done.lock().unwrap().is_empty());
+    assert_eq!(ask(&admin, "POST", "/v1/admin/repair", &[], "").await.problem(), "not-built");
+}
+
+fn troubled() -> ReplicationReport {
+    let peer = |node: &str| PeerReplication { node: node.into(), region: "eu-west".into(), ..PeerReplication::default() };
+    ReplicationReport {
+        peers: vec![
+            peer("quick"),
+            PeerReplication { backlog: 7, oldest_ms: Some(42_000), ..peer("slow") },
+            PeerReplication { lapsed_since: Some(1_700_000_000_000), ..peer("lapsed") },
+            PeerReplication { refusal: Some("its clock is 3 s ahead".into()), ..peer("refusing") },
+        ],
+        divergence: vec![Divergence { peer: "slow".into(), region: "eu-west".into(), slot: 3, keys: 5 }],
+        copies: isochrone_edge::CopiesView {
+            streams: vec![CopyStream { node: "mute".into(), region: "ap-south".into(), age_ms: None }],
+            ..Default::default()
+        },
+        under_replicated_keys: 11,
+        away: vec![Away { node: "gone".into(), seconds: 90 }],
+        ..ReplicationReport::default()
+    }
+}
+
+#[tokio::test]
+async fn a_report_on_replication_says_first_what_is_wrong() {
+    let admin = admin_of(&Arc::new(Daemon { replication: Some(troubled()), ..Daemon::default() }), Auth::none());
+    let report: ReplicationReport = serde_json::from_slice(&get(&admin, "/v1/admin/replication").await.body).unwrap();
+    let words = [
+        "11 keys have fewer replicas",
+        "slow (eu-west), the oldest for 42 s",
+        "lapsed (eu-west)",
+        "refusing (eu-west) refuses",
+        "gone has",
+        "5 keys in 1 slots",
+        "mute (ap-south)",
+    ];
+    assert_eq!(report.concerns.len(), words.len(), "{:?}", report.concerns);
+    for (concern, word) in report.concerns.iter().zip(words) {
+        assert!(concern.contains(word), "{word}: {concern}");
+    }
+    assert_eq!(ReplicationReport { concerns: Vec::new(), ..report }, troubled());
+    let well = admin_of(&Arc::new(Daemon { replication: Some(ReplicationReport::default()), ..Daemon::default() }), Auth::none());
+    assert_eq!(get(&well, "/v1/admin/replication").await.json()["concerns"], json!([]));
+    assert_eq!(get(&admin_of(&Arc::default(), Auth::none()), "/v1/admin/replication").await.problem(), "not-built");
+}
+
 #[tokio::test]
 async fn the_emulated_network_is_there_only_when_it_is_on() {
     let off = admin_of(&Arc::default(), Auth::none());
@@ -279,6 +388,9 @@ async fn the_page_needs_nothing_from_elsewhere_and_runs_no_other_script() {
     let policy = page.field("content-security-policy");
     assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'sha256-"));
     assert_eq!(page.text().matches("<script>").count(), 1);
+    for shown in ["/v1/admin/replication", "lapsed_since", "under_replicated_keys", "concerns"] {
+        assert!(page.text().contains(shown), "{shown}");
+    }
 }
 
 #[tokio::test]

@@ -47,6 +47,7 @@ async fn one_bad_line_fails_alone() {
     let bad = [
         "{",
         "[]",
+        r#"["get","value","data","a"]"#,
         "\u{0}",
         r#"{"op":"get"}"#,
         r#"{"op":"get","ns":"data","key":"a","ttl":1}"#,

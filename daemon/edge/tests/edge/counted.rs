@@ -21,6 +21,9 @@ fn requests_and_refusals_are_counted() {
             client.get("/v1/kv/data/a").await;
             client.get("/v1/kv/data/a").await;
             client.get("/nothing").await;
+            client.ask("POST", "/v1/counters/data/c", &[], "{\"add\": 1}").await;
+            client.ask("POST", "/v1/counters/data/c", &[], "{\"add\": \"1\"}").await;
+            client.get("/v1/counters/data").await;
             client.ask("PUT", "/v1/kv/data/a", &[], vec![0; 1001]).await;
             client.ask("POST", "/v1/batch", &[], "{\"op\":\"get\",\"ns\":\"data\",\"key\":\"a\"}\n{}\n").await;
             Client { api: guarded, model: Model::new() }.get("/v1/kv/data/a").await;
@@ -30,6 +33,9 @@ fn requests_and_refusals_are_counted() {
     for line in [
         r#"isochrone_http_requests_total{route="kv",method="GET",status="200"} 2"#,
         r#"isochrone_http_requests_total{route="kv",method="PUT",status="204"} 1"#,
+        r#"isochrone_http_requests_total{route="counters",method="POST",status="200"} 1"#,
+        r#"isochrone_http_requests_total{route="counters",method="POST",status="400"} 1"#,
+        r#"isochrone_http_requests_total{route="counters_list",method="GET",status="200"} 1"#,
         r#"isochrone_http_requests_total{route="none",method="GET",status="404"} 1"#,
         r#"isochrone_http_batch_lines_total{op="get",outcome="ok"} 1"#,
         r#"isochrone_http_batch_lines_total{op="unknown",outcome="refused"} 1"#,

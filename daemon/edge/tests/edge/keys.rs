@@ -238,12 +238,10 @@ async fn methods_and_paths_that_are_not_there_say_what_is() {
     for path in ["/", "/v1/kv", "/nothing"] {
         assert_eq!(client.get(path).await.problem(), "no-such-route", "{path}");
     }
-    for path in ["/v1/counters/data/a", "/v1/locks/l", "/v1/txn", "/v1/sagas/1", "/v1/watch/data", "/v1/maps/data/m"] {
+    for path in ["/v1/locks/l", "/v1/txn", "/v1/sagas/1", "/v1/watch/data"] {
         let later = client.get(path).await;
         assert_eq!((later.status, later.problem().as_str(), &later.json()["retryable"]), (501, "not-built", &false.into()), "{path}");
     }
-    let token = client.ask("GET", "/v1/kv/data/a", &[("isochrone-session", "x")], "").await;
-    assert_eq!(token.problem(), "not-built", "a promise that cannot be kept is not made");
 }
 
 #[tokio::test]
@@ -322,6 +320,11 @@ async fn openapi_describes_what_the_routes_do() {
     for path in ["/v1/kv/{ns}/{key}", "/v1/kv/{ns}", "/v1/batch", "/openapi.json", "/problems/{name}"] {
         assert!(paths.contains_key(path), "{path}");
     }
+    for collection in ["counters", "sets", "maps", "registers"] {
+        assert!(paths.contains_key(&format!("/v1/{collection}/{{ns}}/{{key}}")), "{collection}");
+        assert!(paths.contains_key(&format!("/v1/{collection}/{{ns}}")), "{collection}");
+    }
+    every_reference_leads_somewhere(&document, &document);
 }
 
 #[tokio::test(start_paused = true)]
@@ -336,4 +339,12 @@ async fn a_body_that_finds_no_room_beside_others_is_503_until_they_are_done() {
     assert_eq!(second.field("retry-after"), "1");
     assert_eq!(client.ask("PUT", "/v1/kv/data/b", &[], "x".repeat(100)).await.status, 204);
     assert_eq!(client.model.writes(), 2);
+}
+
+fn every_reference_leads_somewhere(document: &serde_json::Value, part: &serde_json::Value) {
+    if let Some(reference) = part.get("$ref").and_then(serde_json::Value::as_str) {
+        assert!(document.pointer(reference.strip_prefix('#').unwrap()).is_some(), "{reference}");
+    }
+    let inner = part.as_object().into_iter().flat_map(serde_json::Map::values).chain(part.as_array().into_iter().flatten());
+    inner.for_each(|part| every_reference_leads_somewhere(document, part));
 }

@@ -8,3 +8,6 @@ mod keys;
 mod listener;
 mod model;
 mod rights;
+mod sessions;
+mod typed;
+mod types;

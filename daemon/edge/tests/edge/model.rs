@@ -11,9 +11,12 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use isochrone_edge::{
     Api, Auth, Backend, EdgeLimits, Glance, Level, ListCommand, ListPage, Listed, Matcher, Mode, NamespaceView, Object, Preconditions,
-    ReadCommand, Receipt, Refusal, ResponseBody, Served, Source, WriteCommand, WriteOp, Written,
+    ReadCommand, Receipt, Refusal, ResponseBody, Served, SessionToken, Source, TypedRead, TypedServed, TypedWrite, TypedWritten,
+    WriteCommand, WriteOp, Written,
 };
-use isochrone_ident::{Hlc, Incarnation, Key, Namespace, NodeId, Region, Version, WallMicros};
+use isochrone_ident::{Hlc, Incarnation, Key, Kind, Namespace, NodeId, Region, Version, WallMicros};
+
+use crate::types::{Held, Types};
 
 pub(crate) const START: u64 = 1_700_000_000_000_000;
 
@@ -30,6 +33,10 @@ pub(crate) struct Model {
     pub(crate) now: AtomicU64,
     writes: AtomicU64,
     pub(crate) log: Mutex<Vec<String>>,
+    types: Mutex<Types>,
+    typed_answers: Mutex<BTreeMap<String, (u128, TypedWritten)>>,
+    /// The session token of each command that was carried out or asked for, with its key.
+    pub(crate) sessions: Mutex<Vec<(String, Option<String>)>>,
 }
 
 impl Model {
@@ -42,6 +49,9 @@ impl Model {
             now: AtomicU64::new(START),
             writes: AtomicU64::new(0),
             log: Mutex::default(),
+            types: Mutex::default(),
+            typed_answers: Mutex::default(),
+            sessions: Mutex::default(),
         })
     }
 
@@ -66,8 +76,61 @@ impl Model {
         self.failing.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 
+    /// What the model knows of a session: how many writes it has seen. A token of the future is of nobody's making.
+    fn check_session(&self, key: &[u8], session: Option<&str>) -> Result<(), Refusal> {
+        self.sessions.lock().unwrap().push((String::from_utf8_lossy(key).into_owned(), session.map(str::to_owned)));
+        let Some(token) = session else { return Ok(()) };
+        match token.strip_prefix("seen-").and_then(|number| number.parse::<u64>().ok()) {
+            Some(seen) if seen <= self.writes() => Ok(()),
+            Some(_) => Err(Refusal::SessionTokenInvalid { detail: "it names a write that has not happened".into() }),
+            None => Err(Refusal::SessionTokenInvalid { detail: "it is of another cluster, or damaged".into() }),
+        }
+    }
+
+    fn receipt(&self, level: Level) -> Receipt {
+        Receipt { session: Some(format!("seen-{}", self.writes()).into()), ..receipt(level) }
+    }
+
+    fn apply_typed(&self, command: &TypedWrite) -> Result<TypedWritten, Refusal> {
+        self.check()?;
+        self.check_session(command.key.as_bytes(), command.session.as_ref().map(SessionToken::as_str))?;
+        let name = command.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
+        if let Some((fingerprint, first)) = name.as_ref().and_then(|name| self.typed_answers.lock().unwrap().get(name).cloned()) {
+            let repeated = TypedWritten { repeated: true, ..first };
+            return if fingerprint == command.fingerprint { Ok(repeated) } else { Err(Refusal::IdempotencyKeyReused) };
+        }
+        let held = self.types.lock().unwrap().write(command, self.now(), self.writes() + 1)?;
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        let etag = held.etag();
+        let written = TypedWritten { datum: held.datum, etag, receipt: self.receipt(command.level), repeated: false };
+        if let Some(name) = name {
+            self.typed_answers.lock().unwrap().insert(name, (command.fingerprint, written.clone()));
+        }
+        Ok(written)
+    }
+
+    /// Everything of one kind on one page.
+    fn typed_page(&self, command: &ListCommand) -> ListPage {
+        let listed = |(key, held): (Vec<u8>, Held)| Listed {
+            key: Key::new(key).unwrap(),
+            version: Version { hlc: Hlc(1), node: NodeId(7), incarnation: Incarnation(1) },
+            etag: Some(held.etag()),
+            bytes: 8,
+            expires_at: held.expires_at,
+        };
+        let keys = self.types.lock().unwrap().keys(command.kind, command.ns.as_str(), self.now());
+        let after = command.after.as_ref().map_or(&b""[..], Key::as_bytes);
+        let inside = keys.into_iter().filter(|(key, _)| key.starts_with(&command.prefix) && key.as_slice() > after);
+        let mut entries: Vec<Listed> = inside.map(listed).collect();
+        let is_more = entries.len() > command.limit;
+        entries.truncate(command.limit);
+        let next = if is_more { entries.last().map(|entry| entry.key.clone()) } else { None };
+        ListPage { entries, next, receipt: self.receipt(command.level) }
+    }
+
     fn apply(&self, command: WriteCommand) -> Result<Written, Refusal> {
         self.check()?;
+        self.check_session(command.key.as_bytes(), command.session.as_ref().map(SessionToken::as_str))?;
         let name = command.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
         if let Some((fingerprint, first)) = name.as_ref().and_then(|name| self.answers.lock().unwrap().get(name).cloned()) {
             let repeated = Written { repeated: true, ..first };
@@ -89,7 +152,7 @@ impl Model {
             }
         }
         let created = (command.level == Level::Strong).then_some(before.is_none());
-        let written = Written { version, created, receipt: receipt(command.level), repeated: false };
+        let written = Written { version, created, receipt: self.receipt(command.level), repeated: false };
         if let Some(name) = name {
             self.answers.lock().unwrap().insert(name, (command.fingerprint, written.clone()));
         }
@@ -111,11 +174,11 @@ impl Model {
         let is_more = entries.len() > command.limit;
         entries.truncate(command.limit);
         let next = if is_more { entries.last().map(|entry| entry.key.clone()) } else { None };
-        ListPage { entries, next, receipt: receipt(command.level) }
+        ListPage { entries, next, receipt: self.receipt(command.level) }
     }
 
     fn serve(&self, place: &Place, level: Level, source: Source) -> Served {
-        Served { object: self.current(place), receipt: receipt(level), source }
+        Served { object: self.current(place), receipt: self.receipt(level), source }
     }
 }
 
@@ -147,8 +210,8 @@ impl Backend for Model {
         }
     }
 
-    fn glance(&self, ns: &Namespace, key: &[u8], level: Level, _session: Option<&str>) -> Glance {
-        let is_slow = self.delay.lock().unwrap().is_some() || self.check().is_err();
+    fn glance(&self, ns: &Namespace, key: &[u8], level: Level, session: Option<&str>) -> Glance {
+        let is_slow = self.delay.lock().unwrap().is_some() || self.check().is_err() || self.check_session(key, session).is_err();
         if is_slow || level != Level::Local || key.starts_with(b"far/") {
             return Glance::Ask;
         }
@@ -160,6 +223,7 @@ impl Backend for Model {
             let delay = *self.delay.lock().unwrap();
             tokio::time::sleep(delay.unwrap_or_default()).await;
             self.check()?;
+            self.check_session(command.key.as_bytes(), command.session.as_ref().map(SessionToken::as_str))?;
             Ok(self.serve(&(command.ns.as_str().to_owned(), command.key.as_bytes().to_vec()), command.level, Source::ForwardedMiss))
         })
     }
@@ -175,8 +239,33 @@ impl Backend for Model {
     fn list(&self, command: ListCommand) -> BoxFuture<'_, Result<ListPage, Refusal>> {
         Box::pin(async move {
             self.check()?;
-            Ok(self.page(&command))
+            self.check_session(b"", command.session.as_ref().map(SessionToken::as_str))?;
+            Ok(if command.kind == Kind::Value { self.page(&command) } else { self.typed_page(&command) })
         })
+    }
+
+    fn read_typed(&self, command: TypedRead) -> BoxFuture<'_, Result<TypedServed, Refusal>> {
+        Box::pin(async move {
+            self.check()?;
+            self.check_session(command.key.as_bytes(), command.session.as_ref().map(SessionToken::as_str))?;
+            let held = self.types.lock().unwrap().read(&command, self.now());
+            let (etag, expires_at) = held.as_ref().map_or((0, None), |held| (held.etag(), held.expires_at));
+            let datum = held.map(|held| held.datum);
+            Ok(TypedServed { datum, etag, expires_at, receipt: self.receipt(command.level), source: Source::Hit })
+        })
+    }
+
+    fn write_typed(&self, command: TypedWrite) -> BoxFuture<'_, Result<TypedWritten, Refusal>> {
+        Box::pin(async move {
+            let delay = *self.delay.lock().unwrap();
+            tokio::time::sleep(delay.unwrap_or_default()).await;
+            self.apply_typed(&command)
+        })
+    }
+
+    fn join_sessions(&self, held: &Arc<str>, newer: &Arc<str>) -> Arc<str> {
+        let seen = |token: &Arc<str>| token.strip_prefix("seen-").unwrap().parse::<u64>().unwrap();
+        if seen(held) > seen(newer) { Arc::clone(held) } else { Arc::clone(newer) }
     }
 }
 
