@@ -9,7 +9,7 @@ use isochrone_config::ClusterSpec;
 use isochrone_edge::{Api, Auth, Backend, EdgeLimits, Operator};
 use isochrone_gossip::certs::{self, CA_VALIDITY, CertificatePem, LEAF_VALIDITY};
 use isochrone_gossip::{Credentials, MeshOptions, PeerIdentity};
-use isochrone_ident::{Namespace, Slot};
+use isochrone_ident::{Kind, Namespace, Slot};
 use isochrone_placement::Capacity;
 use isochrone_replica::State;
 use isochrone_store::{Driver, Medium, Store, StoreOptions};
@@ -214,10 +214,10 @@ fn held(store: &Store) -> Option<BTreeMap<Name, Held>> {
         let mut after = None;
         loop {
             let page = store.scan_slot(slot, after.as_ref(), 1 << 20).ok()?;
-            all.extend(page.entries.into_iter().filter(|e| is_durable(&e.ns)).map(|e| {
+            all.extend(page.entries.into_iter().filter(|e| e.kind == Kind::Value && is_durable(&e.ns)).map(|e| {
                 let (value, expires) = match e.record.state {
                     State::Live(live) => (Some(live.value), live.expires_at.is_some()),
-                    State::Tombstone => (None, false),
+                    State::Tombstone | State::Typed(_) => (None, false),
                 };
                 ((e.ns, e.key.to_string()), Held { version: e.record.version, value, expires })
             }));

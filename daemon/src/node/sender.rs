@@ -104,7 +104,17 @@ async fn run_stream(core: &Core, peer: NodeId) -> Ended {
     };
     let (out, answers) = channel.split();
     let epoch = core.view.load().phase_number();
-    let stream = Stream { core, peer, pass, epoch, sent: from, outstanding: Outstanding::new(), frontier: Frontier::new(CHECKPOINTS), told: (from, Instant::now()), out };
+    let stream = Stream {
+        core,
+        peer,
+        pass,
+        epoch,
+        sent: from,
+        outstanding: Outstanding::new(),
+        frontier: Frontier::new(CHECKPOINTS),
+        told: (from, Instant::now()),
+        out,
+    };
     stream.run(Frames::of(answers)).await
 }
 

@@ -62,7 +62,7 @@ impl<'a> Stored<'a> {
     }
 
     /// The record, its value copied out of the page.
-    pub(crate) fn to_record(self) -> Record {
+    pub(crate) fn into_record(self) -> Record {
         let state = match self.state {
             StoredState::Live { expires_at, content_type, value } => {
                 State::Live(Live { value: Bytes::copy_from_slice(value), content_type: content_type.map(Arc::from), expires_at })
@@ -313,7 +313,7 @@ mod tests {
             seal(b"row", &Stored::of(&record, insertion), &mut bytes);
             let stored: Stored<'_> = unseal(b"row", &bytes).expect("reads back");
             prop_assert_eq!(stored.insertion, insertion);
-            prop_assert_eq!(stored.to_record(), record);
+            prop_assert_eq!(stored.into_record(), record);
         }
 
         #[test]

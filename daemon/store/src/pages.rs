@@ -89,7 +89,7 @@ impl Store {
                 let Ok((_, ns, kind, key)) = parse_record_row(name.value()) else { continue };
                 let at = (ns.clone(), kind, key.clone());
                 match unseal::<Stored<'_>>(name.value(), sealed.value()) {
-                    Ok(stored) => page.entries.push(Entry { ns, kind, key, record: stored.to_record() }),
+                    Ok(stored) => page.entries.push(Entry { ns, kind, key, record: stored.into_record() }),
                     Err(_) => drop(self.corrupt_record(&ns, kind, key.as_bytes())),
                 }
                 bytes += name.value().len() + sealed.value().len();

@@ -147,7 +147,7 @@ impl Store {
                 return Ok(None);
             };
             match unseal::<Stored<'_>>(&row, found.value()) {
-                Ok(stored) => Ok(Some(stored.to_record())),
+                Ok(stored) => Ok(Some(stored.into_record())),
                 Err(_) => Err(self.corrupt_record(ns, kind, key)),
             }
         })

@@ -73,7 +73,7 @@ impl Work<'_> {
         if held.version < record.version {
             return Verdict::Put { record: record.clone() };
         }
-        let held = held.to_record();
+        let held = held.into_record();
         match held.clone().merge(record.clone()) {
             Ok(merged) if merged == held => Verdict::Keep,
             Ok(merged) => Verdict::Put { record: merged },
