@@ -52,6 +52,8 @@ pub(crate) struct Engine {
     ledger: Ledger,
     slots: SlotLedger,
     counting: Counting,
+    /// How often commits were lost because the disk was opened again.
+    rollbacks: u64,
 }
 
 impl Engine {
@@ -62,7 +64,7 @@ impl Engine {
         prepare(&database, &medium)?;
         let (ledger, slots) = sums(&database, &medium)?;
         let counting = Counting::new(options.digest_key);
-        Ok(Self { medium, health, options, database: Some(database), ledger, slots, counting })
+        Ok(Self { medium, health, options, database: Some(database), ledger, slots, counting, rollbacks: 0 })
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
@@ -120,8 +122,13 @@ impl Engine {
         let database = self.database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
         let mut write = database.begin_write()?;
         write.set_durability(if terms.sync { Durability::Immediate } else { Durability::None })?;
-        let mut work =
-            Work::open(&write, self.ledger, &self.slots, &self.counting, Standing { options: &self.options, meters: &shared.meters })?;
+        let mut work = Work::open(
+            &write,
+            self.ledger,
+            &self.slots,
+            &self.counting,
+            Standing { options: &self.options, meters: &shared.meters, rollbacks: self.rollbacks },
+        )?;
         let results = apply(&mut work)?;
         let untidy = work.tidy(terms.trim_through, terms.now)?;
         let mut changes = work.finish()?;
@@ -159,6 +166,7 @@ impl Engine {
         let database = self.medium.open(self.options.page_cache_bytes(), &self.health).map_err(|error| error.to_string())?;
         let (ledger, slots) = sums(&database, &self.medium).map_err(|error| error.to_string())?;
         let snapshot = Snapshot::of(&database).map_err(|error| error.to_string())?;
+        self.rollbacks += u64::from(ledger.commit < self.ledger.commit);
         // Places in the log that went with what was unsynced may be known to peers already: they are not given out again.
         self.ledger = Ledger { last_sequence: ledger.last_sequence.max(self.ledger.last_sequence), ..ledger };
         self.slots = slots;

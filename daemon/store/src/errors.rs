@@ -1,6 +1,7 @@
 //! What can go wrong, an enum an operation.
 
 use isochrone_ident::{Key, Kind, Namespace};
+use isochrone_replica::ChangeRefused;
 
 /// Why a store could not be opened. Nothing on the disk was changed, but for what an empty or crashed file needs.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,9 @@ pub enum WriteError {
     /// No room: the disk, or its budget, is full (E11; 507). Nothing of the set was applied; reads go on.
     #[error("the store is full: {0}")]
     Full(String),
+    /// A change was refused, and with it all of the set (E12; 4xx). Nothing was applied, and no dot was given out.
+    #[error(transparent)]
+    Refused(#[from] ChangeRefused),
     /// More is queued than the bounds allow (503). Nothing of the set was applied.
     #[error("the store's queue is full")]
     Busy,
@@ -68,7 +72,7 @@ impl WriteError {
     /// Whether nothing was applied for certain (a 503 or 507 rather than a 504).
     #[must_use]
     pub const fn is_unapplied(&self) -> bool {
-        matches!(self, Self::Full(_) | Self::Busy)
+        matches!(self, Self::Full(_) | Self::Busy | Self::Refused(_))
     }
 }
 

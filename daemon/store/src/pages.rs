@@ -88,8 +88,8 @@ impl Store {
                 let (name, sealed) = row.map_err(|error| self.disk_error(&error.into()))?;
                 let Ok((_, ns, kind, key)) = parse_record_row(name.value()) else { continue };
                 let at = (ns.clone(), kind, key.clone());
-                match unseal::<Stored<'_>>(name.value(), sealed.value()) {
-                    Ok(stored) => page.entries.push(Entry { ns, kind, key, record: stored.into_record() }),
+                match unseal::<Stored<'_>>(name.value(), sealed.value()).and_then(|stored| stored.to_record()) {
+                    Ok(record) => page.entries.push(Entry { ns, kind, key, record }),
                     Err(_) => drop(self.corrupt_record(&ns, kind, key.as_bytes())),
                 }
                 bytes += name.value().len() + sealed.value().len();
@@ -136,6 +136,7 @@ fn parse_operation(sequence: u64, sealed: &[u8]) -> Option<Logged> {
         kind: stored.kind,
         key: Key::new(Bytes::copy_from_slice(stored.key)).ok()?,
         version: stored.version,
+        delta: stored.delta.and_then(|bytes| postcard::from_bytes(bytes).ok()),
         request: stored.request.and_then(|key| RequestKey::new(Bytes::copy_from_slice(key)).ok()),
     })
 }

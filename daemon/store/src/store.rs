@@ -146,10 +146,8 @@ impl Store {
             let Some(found) = snapshot.records.get(row.as_slice()).map_err(|error| self.disk_error(&error.into()))? else {
                 return Ok(None);
             };
-            match unseal::<Stored<'_>>(&row, found.value()) {
-                Ok(stored) => Ok(Some(stored.into_record())),
-                Err(_) => Err(self.corrupt_record(ns, kind, key)),
-            }
+            let record = unseal::<Stored<'_>>(&row, found.value()).and_then(|stored| stored.to_record());
+            record.map(Some).map_err(|_| self.corrupt_record(ns, kind, key))
         })
     }
 

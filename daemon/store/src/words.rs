@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
-use isochrone_replica::{Entry, Record, Sequence};
+use isochrone_replica::{Change, Delta, Entry, Record, Sequence, Stamp, State, TypedLimits, Upkeep};
+use serde::Serialize;
 
 /// A name that is too long, or empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +97,26 @@ pub enum Durability {
 pub enum Write {
     /// A record is merged into what is held (E4, E8). Always safe, however often and in whatever order.
     Merge(Record),
+    /// A write that another daemon has taken is applied to a typed key (E2). Only in the order in which that daemon made its writes: see [`Outcome::gap`].
+    Apply {
+        /// The write's version.
+        version: Version,
+        /// What it changes.
+        delta: Delta,
+    },
+    /// A client's write of a typed key, taken here: carried out on what is held, in the order of commits, so that no two writes are given one dot, and with
+    /// [`Durability::AtOnce`] none is used before it is on disk (E3). A refusal refuses the set: [`WriteError::Refused`](crate::WriteError::Refused).
+    Change {
+        /// What is asked.
+        change: Change,
+        /// Under which circumstances. When relaxed writes were lost while the store was open (its disk was full, and had to be opened again), the store gives out
+        /// dots in a later life than the stamp's, since those of the lost writes may have been seen (E3).
+        stamp: Stamp,
+        /// How large the key may grow.
+        limits: TypedLimits,
+    },
+    /// Drops what a typed key holds and nobody needs any more. The version stays; a key that holds nothing else afterwards is left to be forgotten.
+    Prune(Upkeep),
 }
 
 /// A write, and where it belongs.
@@ -133,22 +154,30 @@ impl Write {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Merge(record) => record.bytes(),
+            Self::Apply { delta, .. } => encoded_bytes(delta),
+            Self::Change { change, .. } => encoded_bytes(change),
+            Self::Prune(_) => 0,
         }
     }
 
     /// Whether what is written takes the place of what is held, rather than growing it.
     pub(crate) const fn replaces(&self) -> bool {
-        match self {
-            Self::Merge(_) => true,
-        }
+        matches!(self, Self::Merge(_))
     }
 
-    /// Whether the operation log holds the whole of it.
-    pub(crate) const fn is_logged_whole(&self) -> bool {
+    /// Whether it can only make what is held smaller.
+    pub(crate) fn frees(&self) -> bool {
         match self {
-            Self::Merge(_) => false,
+            Self::Merge(record) => record.state == State::Tombstone,
+            Self::Prune(_) => true,
+            Self::Apply { .. } | Self::Change { .. } => false,
         }
     }
+}
+
+/// How long a value is when it is written out.
+fn encoded_bytes<T: Serialize>(value: &T) -> usize {
+    postcard::experimental::serialized_size(value).unwrap_or(usize::MAX / 4)
 }
 
 /// An answer to be kept under its request's key, so that a repeat gets it again.
@@ -303,6 +332,8 @@ pub struct Logged {
     pub key: Key,
     /// The version it was given.
     pub version: Version,
+    /// What the write changed, of a set, a map or a register that was changed here. Of other kinds the record is all that replicas need.
+    pub delta: Option<Delta>,
     /// The key of the request that made it, where it had one.
     pub request: Option<RequestKey>,
 }

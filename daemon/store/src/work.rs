@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use isochrone_ident::{Slot, WallMicros};
-use isochrone_replica::State;
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use crate::codec::{StoredFact, record_row, seal};
@@ -27,6 +26,9 @@ const RESERVE_SHIFT: u32 = 6;
 
 /// At most the bytes that a kept answer has beyond its body: the seal, the time, and a counter's value.
 const ANSWER_HEAD_BYTES: usize = 42;
+
+/// About the bytes that a delta has beyond what a client asked for: its actor, its version, the dots that it removes.
+const DELTA_BYTES: usize = 128;
 
 type Bytewise<'t> = Table<'t, &'static [u8], &'static [u8]>;
 
@@ -61,6 +63,8 @@ pub(crate) struct Work<'t> {
 pub(crate) struct Standing<'t> {
     pub(crate) options: &'t StoreOptions,
     pub(crate) meters: &'t Meters,
+    /// How often commits were lost since the open: see [`Write::Change`].
+    pub(crate) rollbacks: u64,
 }
 
 /// What a finished transaction changes outside the tables.
@@ -120,13 +124,13 @@ impl<'t> Work<'t> {
         }
         let plans = match self.plan(set)? {
             Ok(plans) => plans,
-            Err(refused) => return Ok(Err(refused)),
+            Err(refused) => return Ok(Err(WriteError::Refused(refused))),
         };
         let mut outcomes = Vec::with_capacity(set.entries.len());
         for (placed, plan) in set.entries.iter().zip(plans) {
             outcomes.push(self.carry_out(placed, plan, set)?);
         }
-        self.keep_answers(set, now)?;
+        self.keep_answers(set, &outcomes, now)?;
         self.changed_facts.extend(set.facts.iter().cloned());
         Ok(Ok(Committed { outcomes, earlier: None }))
     }
@@ -145,7 +149,7 @@ impl<'t> Work<'t> {
             }
             durable += if placed.evictable { 0 } else { cost };
             durable += if set.log { logged_cost(placed) } else { 0 };
-            only_deletes &= matches!(&placed.write, Write::Merge(record) if record.state == State::Tombstone);
+            only_deletes &= placed.write.frees();
         }
         let bound = self.terms.options.durable_bytes_max();
         let bound = if only_deletes { bound + (bound >> RESERVE_SHIFT) } else { bound };
@@ -218,6 +222,6 @@ fn estimate(placed: &Placed) -> u64 {
 
 /// At most the bytes that its row in the log will take up.
 fn logged_cost(placed: &Placed) -> u64 {
-    let delta = if placed.write.is_logged_whole() { placed.write.bytes() } else { 0 };
+    let delta = if matches!(placed.write, Write::Change { .. }) { DELTA_BYTES + placed.write.bytes() } else { 0 };
     log_cost(64 + placed.key.as_bytes().len() + delta)
 }

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use isochrone_ident::WallMicros;
+use isochrone_replica::View;
 use redb::ReadableTable;
 
 use super::Work;
-use crate::codec::{StoredAnswer, seal, unseal};
+use crate::codec::{StoredAnswer, encode, seal, unseal};
 use crate::tables::answer_cost;
-use crate::words::{RequestKey, WriteSet};
+use crate::words::{Outcome, RequestKey, Write, WriteSet};
 
 impl Work<'_> {
     /// The answer kept for one of the set's request keys: then the set is a repeat.
@@ -27,9 +28,11 @@ impl Work<'_> {
     }
 
     /// Keeps the set's own answers, and those it has learned of that are not here.
-    pub(super) fn keep_answers(&mut self, set: &WriteSet, now: WallMicros) -> Result<(), redb::Error> {
+    pub(super) fn keep_answers(&mut self, set: &WriteSet, outcomes: &[Outcome], now: WallMicros) -> Result<(), redb::Error> {
         for kept in &set.answers {
-            self.keep_answer(&kept.key, &kept.body, kept.until)?;
+            let value = if kept.counted { count_after(set, outcomes) } else { None };
+            let body = value.map_or_else(|| kept.body.clone(), |value| [&kept.body[..], &encode(&value)].concat().into());
+            self.keep_answer(&kept.key, &body, kept.until)?;
         }
         for (key, answer, until) in &set.learned {
             if self.kept_answer(key, now)?.is_none() {
@@ -59,5 +62,14 @@ impl Work<'_> {
         self.ledger.answers_bytes = self.ledger.answers_bytes.saturating_sub(answer_cost(key, row.value().len()));
         self.changed = true;
         Ok(())
+    }
+}
+
+/// What the counter that the set's first entry changes stands at afterwards.
+fn count_after(set: &WriteSet, outcomes: &[Outcome]) -> Option<i64> {
+    let Write::Change { stamp, .. } = &set.entries.first()?.write else { return None };
+    match outcomes.first()?.state.as_ref()?.as_typed()?.view(stamp.now, stamp.skew_ms)? {
+        View::Counter(value) => Some(value),
+        _ => None,
     }
 }
