@@ -170,7 +170,7 @@ impl ReplicationReport {
         let keys: u64 = self.divergence.iter().map(|slot| slot.keys).sum();
         if keys > 0 {
             let slots = self.divergence.len();
-            found.push(format!("{keys} keys in {slots} slots differed at the last comparison; `isochrone repair` compares again now"));
+            found.push(format!("{keys} keys differed (slots: {slots}) at the last comparison; `isochrone repair` compares again now"));
         }
         let blind = self.copies.streams.iter().filter(|stream| stream.age_ms.is_none());
         found.extend(

@@ -356,7 +356,7 @@ async fn a_report_on_replication_says_first_what_is_wrong() {
         "lapsed (eu-west)",
         "refusing (eu-west) refuses",
         "gone has",
-        "5 keys in 1 slots",
+        "5 keys differed (slots: 1)",
         "mute (ap-south)",
     ];
     assert_eq!(report.concerns.len(), words.len(), "{:?}", report.concerns);
