@@ -179,7 +179,7 @@ impl Counter {
     pub(crate) fn tidied(&self, upkeep: &Upkeep, lives: &[&Self], settles: bool) -> Option<Part> {
         let mut part = self.part(&upkeep.actor)?;
         let over = |claim: &Claim, windows: u64| {
-            let ms = upkeep.claim_ms.saturating_mul(windows).saturating_add(2 * upkeep.skew_ms);
+            let ms = upkeep.claim_ms.saturating_mul(windows).saturating_add(upkeep.skew_ms.saturating_mul(2));
             claim.at.wall().plus_millis(ms) < upkeep.stable.wall()
         };
         let ids: Vec<(ClaimId, Claim)> = part.claims.iter().map(|(id, claim)| (*id, *claim)).collect();

@@ -20,11 +20,14 @@
 //!
 //! | state | bytes |
 //! |---|---|
-//! | counter, 1 actor | 49 |
-//! | counter, 3 actors | 131 |
-//! | set of 1 member, 1 actor | 65 |
-//! | set of 10 members, 1 actor | 200 |
-//! | set of 1,000 members, 1 actor | 15,929 |
+//! | counter, 1 actor | 53 |
+//! | counter, 3 actors | 129 |
+//! | set of 1 member, 1 actor | 66 |
+//! | set of 10 members, 1 actor | 213 |
+//! | set of 1,000 members, 1 actor | 16,993 |
+//!
+//! Seen on a busy machine of 2 cores, compiled for release: an add to a counter of 3 actors takes 0.3 us, to encode it 0.7 and to decode it 1.7; with a
+//! set of 1,000 members an add takes 60 us, to apply one the same, to encode 220, to decode 320, a join that changes something 800.
 
 use std::collections::BTreeMap;
 

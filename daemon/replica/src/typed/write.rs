@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crdts::VClock;
-use isochrone_ident::Version;
+use isochrone_ident::{Version, WallMicros};
 
 use super::Typed;
 use super::change::{Actor, Change, ChangeRefused, ClaimId, Stamp, TypedLimits};
@@ -23,6 +23,8 @@ struct Writing<'a> {
     held: &'a Typed,
     life: Version,
     joined: Option<&'a Life>,
+    /// The longest deadline of the life with this write. Told with each delta, since a counter's stands for earlier ones that may be lost.
+    expires_at: Option<WallMicros>,
     stamp: &'a Stamp,
     limits: &'a TypedLimits,
 }
@@ -32,7 +34,9 @@ pub(super) fn prepare(held: &Typed, change: &Change, stamp: &Stamp, limits: &Typ
     // Into a life at or below the floor nobody writes: part of it may have been dropped here, and with it the dots given out in it (E3).
     let target = open.iter().rev().find(|(id, _)| id.hlc > held.floor).copied();
     let (life, joined) = target.map_or((stamp.version, None), |(id, life)| (*id, Some(life)));
-    let writing = Writing { open, held, life, joined, stamp, limits };
+    let longest = |life: &Life| life.expires_at.zip(stamp.expires_at).map(|(held, new)| held.max(new));
+    let expires_at = joined.map_or(stamp.expires_at, longest);
+    let writing = Writing { open, held, life, joined, expires_at, stamp, limits };
     match change {
         Change::Count { add, claim } => writing.count(*add, *claim),
         Change::UpdateSet { add, remove } => writing.update_set(add, remove),
@@ -52,7 +56,7 @@ impl<'a> Writing<'a> {
             _ => &empty,
         };
         let part = counter.counting(add, claim, self.stamp, self.limits.claims)?;
-        Ok(Body::Counter(vec![LifePart { life: self.life, expires_at: self.stamp.expires_at, actor: self.stamp.actor, part }]))
+        Ok(Body::Counter(vec![LifePart { life: self.life, expires_at: self.expires_at, actor: self.stamp.actor, part }]))
     }
 
     fn update_set(&self, add: &[Bytes], remove: &[Bytes]) -> Result<Body, ChangeRefused> {
@@ -134,7 +138,7 @@ impl<'a> Writing<'a> {
     fn write<M: Member>(&self, first: Option<u64>, mut removed: Vec<Removed<M>>, added: Vec<M>) -> Result<Write<M>, ChangeRefused> {
         removed.sort_by(|a, b| (a.life, &a.member).cmp(&(b.life, &b.member)));
         let first = first.ok_or(ChangeRefused::Exhausted)?;
-        let (life, expires_at, actor, at) = (self.life, self.stamp.expires_at, self.stamp.actor, self.stamp.version.hlc);
+        let (life, expires_at, actor, at) = (self.life, self.expires_at, self.stamp.actor, self.stamp.version.hlc);
         let write = Write { life, expires_at, actor, first, at, removed, added };
         write.last().map(|_| write).ok_or(ChangeRefused::Exhausted)
     }
