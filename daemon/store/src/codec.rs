@@ -55,6 +55,7 @@ fn as_bytes<S: Serializer>(value: &[u8], serializer: S) -> Result<S::Ok, S::Erro
     serializer.serialize_bytes(value)
 }
 
+#[allow(clippy::ptr_arg, reason = "serde calls it with a reference to the field")]
 fn cow_as_bytes<S: Serializer>(value: &Cow<'_, [u8]>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_bytes(value)
 }

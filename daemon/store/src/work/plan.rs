@@ -19,6 +19,7 @@ pub(super) struct Plan {
     verdict: Verdict,
 }
 
+#[allow(clippy::large_enum_variant, reason = "one at a time, on the committer's stack")]
 enum Verdict {
     /// What is held covers it.
     Keep,
