@@ -9,39 +9,51 @@ use isochrone_config::ClusterSpec;
 use isochrone_edge::{Api, Auth, Backend, EdgeLimits, Operator};
 use isochrone_gossip::certs::{self, CA_VALIDITY, CertificatePem, LEAF_VALIDITY};
 use isochrone_gossip::{Credentials, MeshOptions, PeerIdentity};
-use isochrone_ident::{Kind, Namespace, Slot};
+use isochrone_ident::{ClusterName, Namespace, NodeId, Slot};
 use isochrone_placement::Capacity;
-use isochrone_replica::State;
+use isochrone_replica::{DigestKey, Record, State};
 use isochrone_store::{Driver, Medium, Store, StoreOptions};
+use xxhash_rust::xxh3::xxh3_128;
 
+use crate::clients::{desks, settled};
 use crate::clocks::EPOCH;
-use crate::history::Name;
+use crate::model::typed::Place;
 use crate::net::{PORT, TurmoilSockets};
 use crate::shape::Shape;
 use crate::shared::{Held, Report, Shared, Stage, elapsed, lock};
-use crate::workload;
 
 /// A namespace whose keys two daemons keep.
 pub const PAIR: &str = "pair";
 /// The cluster file of every simulated cluster.
 pub const CLUSTER_FILE: &str = "[[namespace]]\nname = \"pair\"\nmode = \"eventual\"\nreplicas = 2\n";
+/// Disks that a node may have, one after the other.
+pub const LIVES: usize = 2;
 /// How often a host says how it is.
 const OBSERVED: Duration = Duration::from_millis(250);
 /// How long a simulated sync takes.
 const SYNC: Duration = Duration::from_millis(1);
 
-/// The certificates of a cluster: the authority's, and one for each node. Their keys are random; nothing that can be observed follows from them.
+/// The certificates of a cluster: the authority's, and one for each node and disk. Their keys are random; nothing that can be observed follows from them.
 #[must_use]
-pub fn certificates(shape: &Shape) -> (String, Vec<CertificatePem>) {
+pub fn certificates(shape: &Shape) -> (String, Vec<[CertificatePem; LIVES]>) {
     let ca = certs::create_ca(&shape.cluster, EPOCH, CA_VALIDITY).expect("the system has randomness");
-    let issue = |n: usize| certs::issue_node(&ca, &identity(shape, n), &[], EPOCH, LEAF_VALIDITY).expect("the authority is good");
-    let issued = (0..shape.nodes.len()).map(issue).collect();
+    let issue = |n: usize, life: usize| {
+        let identity = identity(shape, n, life);
+        certs::issue_node(&ca, &identity, &[], EPOCH, LEAF_VALIDITY).expect("the authority is good")
+    };
+    let issued = (0..shape.nodes.len()).map(|n| std::array::from_fn(|life| issue(n, life))).collect();
     (ca.certificate, issued)
 }
 
-fn identity(shape: &Shape, n: usize) -> PeerIdentity {
+fn identity(shape: &Shape, n: usize, life: usize) -> PeerIdentity {
     let place = &shape.nodes[n];
-    PeerIdentity { cluster: shape.cluster.clone(), region: place.region.clone(), node: place.node }
+    PeerIdentity { cluster: shape.cluster.clone(), region: place.region.clone(), node: node_id(shape, n, life) }
+}
+
+/// The id of a node with its disk of that number: a lost disk is a new member, with a certificate of its own (Q15).
+#[must_use]
+pub fn node_id(shape: &Shape, n: usize, life: usize) -> NodeId {
+    NodeId(shape.nodes[n].node.0 ^ (life as u128) << 64)
 }
 
 /// A host's life from a start to its crash. Why a daemon could not start, or gave up, is left in [`Shared::fatal`].
@@ -57,9 +69,10 @@ pub async fn live(shared: Arc<Shared>, me: usize) -> turmoil::Result {
             lock(&shared.disks)[me].made = true;
             let api = api_of(&shared, me, &node);
             let incarnation = Operator::status(&node).incarnation;
-            for client in 0..workload::CLIENTS {
-                tokio::spawn(workload::client(Arc::clone(&shared), api.clone(), me, incarnation, client));
+            for client in 0..settled::CLIENTS {
+                tokio::spawn(settled::client(Arc::clone(&shared), api.clone(), me, incarnation, client));
             }
+            desks::open(&shared, me, api.clone());
             observe(&shared, me, &node, &api).await;
         }
         Err(reason) => give_up(&shared, me, reason),
@@ -81,12 +94,13 @@ async fn start(shared: &Arc<Shared>, me: usize) -> Result<Node, String> {
     let sockets = TurmoilSockets::bind(shared, me).await.map_err(|e| format!("the socket: {e}"))?;
     let disks = lock(&shared.disks)[me].clone();
     let environment = environment(shared, me);
-    let store = Store::open(Medium::Simulated(disks.store), store_options(&environment)).map_err(|e| format!("the store: {e}"))?;
+    let store = Store::open(Medium::Simulated(disks.store), store_options(&environment, &shared.shape.cluster))
+        .map_err(|e| format!("the store: {e}"))?;
     let mut builder = redb::Builder::new();
     builder.set_cache_size(4 << 20);
     let council = builder.create_with_backend(disks.council.backend()).map_err(|e| format!("the council's store: {e}"))?;
     let parts = NodeParts {
-        identity: identity(&shared.shape, me),
+        identity: identity(&shared.shape, me, shared.life(me)),
         zone: None,
         capacity: Capacity::new(100).map_err(|e| e.to_string())?,
         store,
@@ -105,17 +119,18 @@ fn environment(shared: &Arc<Shared>, me: usize) -> Environment {
     let told = Arc::clone(shared);
     Environment {
         wall: shared.wall(me),
-        seed: shared.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ me as u64,
+        seed: shared.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ me as u64 ^ (shared.life(me) as u64) << 32,
         on_fatal: Arc::new(move |reason| give_up(&told, me, reason)),
     }
 }
 
-fn store_options(environment: &Environment) -> StoreOptions {
+fn store_options(environment: &Environment, cluster: &ClusterName) -> StoreOptions {
     let driver = Driver::Task { sync_latency: SYNC };
     StoreOptions {
         memory_bytes_max: 16 << 20,
         disk_bytes_max: 64 << 20,
         evictable_bytes_max: 16 << 20,
+        digest_key: Some(DigestKey::of(cluster)),
         seed: environment.seed,
         ..StoreOptions::new(driver, Arc::clone(&environment.wall), Arc::clone(&environment.on_fatal))
     }
@@ -126,8 +141,9 @@ type MakeMesh = Box<dyn FnOnce(isochrone_ident::StoreId, isochrone_ident::Incarn
 fn mesh(shared: &Arc<Shared>, me: usize, environment: Environment) -> MakeMesh {
     let (shared, seeds) = (Arc::clone(shared), seeds(shared, me));
     Box::new(move |store, incarnation| {
-        let credentials = Credentials::Memory { own: shared.certificates[me].clone(), authorities: shared.authority.clone() };
-        let identity = identity(&shared.shape, me);
+        let life = shared.life(me);
+        let credentials = Credentials::Memory { own: shared.certificates[me][life].clone(), authorities: shared.authority.clone() };
+        let identity = identity(&shared.shape, me, life);
         MeshOptions {
             advertise: Some(address(&shared.shape, me)),
             seeds,
@@ -140,22 +156,31 @@ fn address(shape: &Shape, n: usize) -> String {
     format!("{}:{PORT}", shape.nodes[n].name)
 }
 
-/// The founder joins nobody; the others join through it, and through the one before themselves.
+/// The founder joins nobody; the others join through it, and through the one before themselves. Who has lost its disk asks everybody.
 fn seeds(shared: &Shared, me: usize) -> Vec<String> {
-    let through = if me == 0 { Vec::new() } else { vec![0, me - 1] };
+    let through = match (me, shared.life(me)) {
+        (0, 0) => Vec::new(),
+        (_, 0) => vec![0, me - 1],
+        _ => (0..shared.shape.nodes.len()).filter(|&n| n != me).collect(),
+    };
     through.into_iter().map(|n| address(&shared.shape, n)).collect()
 }
 
 fn options(shared: &Shared, me: usize) -> NodeOptions {
     let width = ClusterSpec::parse(&shared.cluster_file, "cluster.toml").map_or(3, |spec| spec.replica_width());
-    NodeOptions {
+    let mut options = NodeOptions {
         join: seeds(shared, me),
         cluster_file: shared.cluster_file.clone(),
         cluster_width: width,
         sweep: (Duration::from_millis(200), 512),
         mutation: shared.mutation,
         ..NodeOptions::default()
+    };
+    options.repair.interval = (Duration::from_secs(2), Duration::from_secs(4));
+    if let Some(bytes) = shared.hint_bytes {
+        options.hints.bytes_max = bytes;
     }
+    options
 }
 
 fn api_of(shared: &Arc<Shared>, me: usize, node: &Node) -> Api {
@@ -172,20 +197,37 @@ async fn observe(shared: &Arc<Shared>, me: usize, node: &Node, api: &Api) {
             leader = report.leader.clone();
             shared.note(format_args!("leader {me} {leader:?}"));
         }
+        if report.backlog == 0 && !report.is_lapsed() {
+            lock(&shared.clean)[me] = elapsed();
+        }
+        if report.ready {
+            run_errand(shared, node).await;
+        }
         lock(&shared.reports)[me] = report;
         match shared.stage() {
             Stage::Boot | Stage::Work => {}
             Stage::Heal => {
-                if !lock(&shared.reports)[me].wrote && workload::write_once(shared, api, me).await {
+                if !lock(&shared.reports)[me].wrote && settled::write_once(shared, api, me).await {
                     lock(&shared.reports)[me].wrote = true;
                 }
             }
             Stage::Verify(end) => {
-                if !lock(&shared.reports)[me].verified && workload::read_all(shared, api, me, &end).await {
-                    lock(&shared.reports)[me].verified = true;
+                if !lock(&shared.reports)[me].verified {
+                    let read = settled::read_all(shared, api, me, &end).await && settled::read_all_typed(shared, api, me).await;
+                    lock(&shared.reports)[me].verified = read;
                 }
             }
         }
+    }
+}
+
+/// What an operator does when a node has lost its disk: removes what it was.
+async fn run_errand(shared: &Shared, node: &Node) {
+    let Some(gone) = lock(&shared.errands).first().copied() else { return };
+    let removed = Operator::remove_member(node, gone).await;
+    shared.note(format_args!("removes {gone} {removed:?}"));
+    if removed.is_ok() {
+        lock(&shared.errands).retain(|&id| id != gone);
     }
 }
 
@@ -201,6 +243,7 @@ fn report(shared: &Shared, me: usize, node: &Node) -> Report {
         slots_moving: status.placement.slots_moving,
         members: status.members.len(),
         leader: (status.council.leader, status.council.term),
+        replication: Operator::replication(node).unwrap_or_default(),
         holds: if healing { held(node.store()) } else { before.holds },
         wrote: before.wrote,
         verified: before.verified,
@@ -208,19 +251,14 @@ fn report(shared: &Shared, me: usize, node: &Node) -> Report {
 }
 
 /// What a store holds of durable namespaces, slot by slot; `None` when it can't be read.
-fn held(store: &Store) -> Option<BTreeMap<Name, Held>> {
+fn held(store: &Store) -> Option<BTreeMap<Place, Held>> {
     let mut all = BTreeMap::new();
     for slot in Slot::all().filter(|&slot| store.slot_totals(slot).keys > 0) {
         let mut after = None;
         loop {
             let page = store.scan_slot(slot, after.as_ref(), 1 << 20).ok()?;
-            all.extend(page.entries.into_iter().filter(|e| e.kind == Kind::Value && is_durable(&e.ns)).map(|e| {
-                let (value, expires) = match e.record.state {
-                    State::Live(live) => (Some(live.value), live.expires_at.is_some()),
-                    State::Tombstone | State::Typed(_) => (None, false),
-                };
-                ((e.ns, e.key.to_string()), Held { version: e.record.version, value, expires })
-            }));
+            let durable = page.entries.into_iter().filter(|e| is_durable(&e.ns));
+            all.extend(durable.map(|e| (Place { kind: e.kind, name: (e.ns, e.key.to_string()) }, held_of(e.record))));
             match page.next {
                 Some(next) => after = Some(next),
                 None => break,
@@ -228,6 +266,16 @@ fn held(store: &Store) -> Option<BTreeMap<Name, Held>> {
         }
     }
     Some(all)
+}
+
+fn held_of(record: Record) -> Held {
+    let canonical = postcard::to_stdvec(&record.state).unwrap_or_default();
+    let (value, passing) = match record.state {
+        State::Live(live) => (Some(live.value), live.expires_at.map(|_| "an expired value")),
+        State::Tombstone => (None, Some("a delete")),
+        State::Typed(typed) => (None, typed.expires_at().map(|_| "an expired state")),
+    };
+    Held { version: record.version, value, passing, canonical: xxh3_128(&canonical) }
 }
 
 /// Whether a namespace's acknowledged writes must survive.

@@ -38,6 +38,11 @@ pub enum Fault {
         /// Writes to its store after which the power goes; with 0, at once.
         after_writes: u64,
     },
+    /// A machine is lost with its disk. After the time another one takes its place, empty, under a new id; an operator removes the old one.
+    LoseDisk {
+        /// The node.
+        node: usize,
+    },
     /// A wall clock jumps, and back after the time.
     ClockStep {
         /// The node.

@@ -1,9 +1,12 @@
 //! What clients did, what they were told, and whether the two can be true together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use isochrone_ident::{Namespace, Version};
+
+use crate::shared::elapsed;
 
 /// A namespace and a key.
 pub type Name = (Namespace, String);
@@ -52,6 +55,8 @@ pub struct Write {
     pub fate: Fate,
     /// Its version, from an acknowledgement or from a read of its value.
     pub version: Option<Version>,
+    /// When it was answered last.
+    pub ended: Option<Duration>,
 }
 
 impl Write {
@@ -66,6 +71,8 @@ struct Of {
     writes: Vec<WriteId>,
     /// The highest version that was acknowledged, or shown to a reader.
     known: Option<Version>,
+    /// The highest version that a quorum has acknowledged.
+    by_quorum: Option<Version>,
     /// The highest version that each daemon has acknowledged itself.
     acknowledged_at: BTreeMap<usize, Version>,
 }
@@ -89,6 +96,8 @@ pub struct History {
     pub answers: u64,
     /// Acknowledged writes.
     pub acknowledged: u64,
+    /// Disks that were lost.
+    pub losses: u64,
 }
 
 /// The bytes of put number `id`: its number, and padding that follows from it.
@@ -118,7 +127,7 @@ impl History {
     pub fn begin(&mut self, node: usize, name: &Name, deed: Deed) -> WriteId {
         let id = self.next_id();
         self.keys.entry(name.clone()).or_default().writes.push(id);
-        self.writes.push(Write { node, name: name.clone(), deed, fate: Fate::Open, version: None });
+        self.writes.push(Write { node, name: name.clone(), deed, fate: Fate::Open, version: None, ended: None });
         id
     }
 
@@ -126,6 +135,7 @@ impl History {
     pub fn end(&mut self, id: WriteId, fate: Fate) {
         self.answers += 1;
         let write = &mut self.writes[id.0];
+        write.ended = Some(elapsed());
         match (write.fate, fate) {
             (Fate::Acknowledged(first), Fate::Acknowledged(again)) if first != again => {
                 let text = format!("write {} was acknowledged as {first}, and its repeat as {again}", id.0);
@@ -173,6 +183,42 @@ impl History {
         self.keys.get(name)?.acknowledged_at.get(&node).copied()
     }
 
+    /// A quorum has acknowledged that version.
+    pub fn acknowledge_quorum(&mut self, name: &Name, version: Version) {
+        if let Some(of) = self.keys.get_mut(name) {
+            of.by_quorum = of.by_quorum.max(Some(version));
+        }
+    }
+
+    /// What a quorum has acknowledged of that key: a read of a quorum that begins now shows no less.
+    #[must_use]
+    pub fn quorum_floor(&self, name: &Name) -> Option<Version> {
+        self.keys.get(name)?.by_quorum
+    }
+
+    /// A daemon has lost its disk. What it acknowledged after `clean`, when every replica had everything, may be lost; and with it whatever was
+    /// read of those keys.
+    pub fn lose_disk(&mut self, node: usize, clean: Duration) {
+        self.losses += 1;
+        let mut doubtful = BTreeSet::new();
+        for write in self.writes.iter_mut().filter(|w| w.node == node && w.fate != Fate::Refused) {
+            if write.ended.is_none_or(|at| at > clean) {
+                write.fate = Fate::Unknown;
+                doubtful.insert(write.name.clone());
+            }
+        }
+        for name in doubtful {
+            let Some(of) = self.keys.get_mut(&name) else { continue };
+            of.acknowledged_at.remove(&node);
+            of.by_quorum = None;
+            let certain = of.writes.iter().filter_map(|id| match self.writes[id.0].fate {
+                Fate::Acknowledged(version) => Some(version),
+                _ => None,
+            });
+            of.known = certain.max();
+        }
+    }
+
     /// A read at daemon `node` that began when `floor` held.
     pub fn read(&mut self, node: usize, name: &Name, floor: Option<Version>, shown: Option<&Shown>) {
         self.answers += 1;
@@ -186,7 +232,10 @@ impl History {
         };
         if falls_back {
             let shown = shown.map_or("nothing".to_owned(), |s| s.version.to_string());
-            self.violate(format!("daemon {node} shows {shown} of {}/{}, and had acknowledged {floor} itself", name.0, name.1));
+            self.violate(format!(
+                "daemon {node} shows {shown} of {}/{}; {floor} was acknowledged by it or a quorum, or seen by the session",
+                name.0, name.1
+            ));
         }
     }
 

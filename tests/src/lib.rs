@@ -3,7 +3,7 @@
 //! ```text
 //!   seed ──> shape    regions, nodes, delays           trace <── packets, answers, leaders
 //!        ──> faults   what breaks, and when              ^
-//!        ──> workload what clients ask, and where        |
+//!        ──> clients  what clients ask, and where        |
 //!                 |                                      |
 //!   run ── one turmoil host a node ── cluster: Node + Api, QUIC over net, SimDisk, clocks
 //!                 |
@@ -14,6 +14,7 @@
 //! replica equal, nothing waiting, every delete forgotten, within a bound of virtual time. A run is one thread, and follows from its seed
 //! alone; running it again gives the same trace.
 
+pub mod clients;
 pub mod clocks;
 pub mod cluster;
 pub mod faults;
@@ -26,4 +27,3 @@ pub mod run;
 pub mod shape;
 pub mod shared;
 pub mod trace;
-pub mod workload;

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isochrone_ident::Version;
+use isochrone_edge::ReplicationReport;
+use isochrone_ident::{Kind, Version};
 
 use crate::history::{History, Name, Shown};
+use crate::model::typed::Place;
 use crate::shared::{Held, Report, Shared, lock};
 
 /// What keeps the cluster from having come to rest; `None` when it has: every node is ready, has written, and knows all members; no write
@@ -13,6 +15,9 @@ use crate::shared::{Held, Report, Shared, lock};
 #[must_use]
 pub fn unrest(shared: &Shared) -> Option<String> {
     let reports = lock(&shared.reports).clone();
+    if let Some(node) = lock(&shared.errands).first() {
+        return Some(format!("node {node} was not removed yet"));
+    }
     reports.iter().enumerate().find_map(|(n, report)| unrest_of(n, report, reports.len())).or_else(|| differing(shared, &reports))
 }
 
@@ -32,10 +37,23 @@ fn unrest_of(n: usize, report: &Report, nodes: usize) -> Option<String> {
     if report.backlog > 0 {
         return Some(format!("daemon {n} keeps {} writes for others", report.backlog));
     }
-    let holds = report.holds.as_ref()?;
-    let (name, held) = holds.iter().find(|(_, held)| held.value.is_none() || held.expires)?;
-    let what = if held.value.is_none() { "the delete" } else { "the expired value" };
-    Some(format!("daemon {n} still holds {what} {} of {}/{}", held.version, name.0, name.1))
+    unrest_of_replication(n, &report.replication).or_else(|| {
+        let holds = report.holds.as_ref()?;
+        let (place, held, what) = holds.iter().find_map(|(place, held)| Some((place, held, held.passing?)))?;
+        Some(format!("daemon {n} still holds {what} {} of {place}", held.version))
+    })
+}
+
+/// What a daemon itself says is missing: keys with fewer replicas than wanted, differences found, peers for whom nothing is kept (E5, E6).
+fn unrest_of_replication(n: usize, replication: &ReplicationReport) -> Option<String> {
+    if replication.under_replicated_keys > 0 {
+        return Some(format!("daemon {n} counts {} keys with too few replicas", replication.under_replicated_keys));
+    }
+    if let Some(differing) = replication.divergence.first() {
+        return Some(format!("daemon {n} found {} keys to differ in slot {}", differing.keys, differing.slot));
+    }
+    let lapsed = replication.peers.iter().find(|peer| peer.lapsed_since.is_some())?;
+    Some(format!("daemon {n} keeps nothing for {}, which has lapsed", lapsed.node))
 }
 
 fn differing(shared: &Shared, reports: &[Report]) -> Option<String> {
@@ -44,19 +62,18 @@ fn differing(shared: &Shared, reports: &[Report]) -> Option<String> {
     }
     all_names(reports).into_iter().find_map(|name| {
         let holders = holders(reports, &name);
-        let versions: BTreeSet<Version> = holders.values().map(|held| held.version).collect();
-        let wanted = shared.replicas(&name.0);
-        let texts: Vec<String> = holders.iter().map(|(n, held)| format!("daemon {n} {}", held.version)).collect();
-        (versions.len() != 1 || holders.len() != wanted)
-            .then(|| format!("{}/{} should be equal at {wanted} replicas: {}", name.0, name.1, texts.join(", ")))
+        let states: BTreeSet<(Version, u128)> = holders.values().map(|held| (held.version, held.canonical)).collect();
+        let wanted = shared.replicas(&name.name.0);
+        let texts: Vec<String> = holders.iter().map(|(n, held)| format!("daemon {n} {} {:032x}", held.version, held.canonical)).collect();
+        (states.len() != 1 || holders.len() != wanted).then(|| format!("{name} should be equal at {wanted} replicas: {}", texts.join(", ")))
     })
 }
 
-fn all_names(reports: &[Report]) -> BTreeSet<Name> {
+fn all_names(reports: &[Report]) -> BTreeSet<Place> {
     reports.iter().filter_map(|r| r.holds.as_ref()).flat_map(|holds| holds.keys().cloned()).collect()
 }
 
-fn holders(reports: &[Report], name: &Name) -> BTreeMap<usize, Held> {
+fn holders(reports: &[Report], name: &Place) -> BTreeMap<usize, Held> {
     let held = |(n, report): (usize, &Report)| Some((n, report.holds.as_ref()?.get(name)?.clone()));
     reports.iter().enumerate().filter_map(held).collect()
 }
@@ -66,10 +83,10 @@ pub fn check_end(shared: &Shared) -> BTreeMap<Name, Option<Version>> {
     let reports = lock(&shared.reports).clone();
     let mut history = lock(&shared.history);
     let mut names: BTreeSet<Name> = history.names().into_iter().filter(|(ns, _)| crate::cluster::is_durable(ns)).collect();
-    names.extend(all_names(&reports));
+    names.extend(all_names(&reports).into_iter().filter(|place| place.kind == Kind::Value).map(|place| place.name));
     let mut end = BTreeMap::new();
     for name in names {
-        let held = holders(&reports, &name).into_values().next();
+        let held = holders(&reports, &Place { kind: Kind::Value, name: name.clone() }).into_values().next();
         let shown = held.map(|held| Shown { version: held.version, value: held.value });
         check_key(&mut history, &name, shown.as_ref());
         end.insert(name, shown.map(|s| s.version));

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use turmoil::Sim;
 
+use crate::clients::roaming;
 use crate::clocks::Clock;
 use crate::faults::{self, Fault, Planned};
 use crate::shape::Shape;
@@ -122,7 +123,14 @@ pub fn run(plan: &Plan) -> Outcome {
     let (trace, events) = lock(&shared.trace).digest();
     let history = lock(&shared.history);
     let violations = history.violations().iter().cloned().chain(ended.err()).collect();
-    Outcome { violations, trace, events, answers: history.answers, acknowledged: history.acknowledged, elapsed }
+    Outcome {
+        violations,
+        trace,
+        events,
+        answers: history.answers,
+        acknowledged: history.acknowledged + lock(&shared.typed).acknowledged,
+        elapsed,
+    }
 }
 
 /// What is to be done at a time.
@@ -154,6 +162,8 @@ impl Run {
             sim.host(name, move || cluster::live(Arc::clone(&hosted), n));
             shared.address(sim.lookup(name), n);
         }
+        let clients = Arc::clone(&shared);
+        sim.host("clients", move || roaming::live(Arc::clone(&clients)));
         let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x2_u64);
         set_links(&sim, &shared.shape);
         set_clocks(&shared, &mut rng);
@@ -300,6 +310,7 @@ impl Run {
                 disks.failing = true;
                 disks.store.power_off_after(after_writes);
             }
+            Fault::LoseDisk { node } => self.lose_disk(node),
             Fault::ClockStep { node, millis } => lock(&self.shared.clocks)[node].stepped_us += millis * 1000,
             Fault::SyncError { node } => {
                 let disks = &mut lock(&self.shared.disks)[node];
@@ -326,6 +337,7 @@ impl Run {
                 }
                 self.start(node);
             }
+            Fault::LoseDisk { node } => self.start(node),
             Fault::ClockStep { node, millis } => lock(&self.shared.clocks)[node].stepped_us -= millis * 1000,
             Fault::SyncError { .. } => {}
             Fault::DiskFull { node, .. } => {
@@ -369,6 +381,20 @@ impl Run {
         reports[n] = crate::shared::Report { wrote: reports[n].wrote, ..Default::default() };
         lock(&self.shared.fatal)[n] = None;
         lock(&self.shared.trace).note(self.sim.elapsed(), format_args!("crash {n}"));
+    }
+
+    /// The machine is gone with its disk, and what it alone had acknowledged with it.
+    fn lose_disk(&mut self, n: usize) {
+        self.crash(n);
+        self.agenda.retain(|(_, action)| !matches!(action, Action::Start(m) if *m == n));
+        let shared = &self.shared;
+        lock(&shared.disks)[n] = Disks::default();
+        lock(&shared.errands).push(cluster::node_id(&shared.shape, n, shared.life(n)));
+        lock(&shared.lives)[n] += 1;
+        let clean = lock(&shared.clean)[n];
+        lock(&shared.history).lose_disk(n, clean);
+        lock(&shared.typed).lose_disk(n, clean);
+        lock(&shared.trace).note(self.sim.elapsed(), format_args!("loses its disk {n}"));
     }
 
     fn start(&mut self, n: usize) {

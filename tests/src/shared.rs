@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use isochrone::node::{Mutation, WallClock};
+use isochrone_edge::ReplicationReport;
 use isochrone_gossip::certs::CertificatePem;
 use isochrone_ident::{Namespace, NodeId, Version, WallMicros};
 use isochrone_store::SimDisk;
 
+use crate::clients::desks::Desk;
 use crate::clocks::Clock;
+use crate::cluster::LIVES;
 use crate::history::{History, Name};
+use crate::model::typed::{Place, TypedHistory, View};
 use crate::net::NetFaults;
 use crate::shape::Shape;
 use crate::trace::Trace;
@@ -35,10 +39,12 @@ pub enum Stage {
 pub struct Held {
     /// The record's version.
     pub version: Version,
-    /// The value; `None` for a tombstone.
+    /// The value of a key that holds one; `None` for a tombstone and for other kinds.
     pub value: Option<bytes::Bytes>,
-    /// Whether it expires.
-    pub expires: bool,
+    /// What is to be forgotten, if anything.
+    pub passing: Option<&'static str>,
+    /// A hash of the state's canonical bytes.
+    pub canonical: u128,
 }
 
 /// What a node said of itself last.
@@ -61,7 +67,17 @@ pub struct Report {
     /// Whether it has read everything since [`Stage::Verify`].
     pub verified: bool,
     /// What its store holds of durable namespaces; only looked at while healing.
-    pub holds: Option<BTreeMap<Name, Held>>,
+    pub holds: Option<BTreeMap<Place, Held>>,
+    /// How the eventual path stands.
+    pub replication: ReplicationReport,
+}
+
+impl Report {
+    /// Whether some peer's writes are no longer kept for it.
+    #[must_use]
+    pub fn is_lapsed(&self) -> bool {
+        self.replication.peers.iter().any(|peer| peer.lapsed_since.is_some())
+    }
 }
 
 /// The disks of one node, which outlive its crashes.
@@ -91,8 +107,16 @@ pub struct Shared {
     pub mutation: Option<Mutation>,
     /// The authority, as PEM text.
     pub authority: String,
-    /// Each node's certificate.
-    pub certificates: Vec<CertificatePem>,
+    /// Each node's certificates, one for each of its disks.
+    pub certificates: Vec<[CertificatePem; LIVES]>,
+    /// Bytes that a daemon keeps for replicas that are away; `None`: plenty.
+    pub hint_bytes: Option<u64>,
+    /// How many disks each node has lost.
+    pub lives: Mutex<Vec<usize>>,
+    /// When every replica had all that a node had taken, as it was seen last.
+    pub clean: Mutex<Vec<Duration>>,
+    /// Members that an operator is to remove.
+    pub errands: Mutex<Vec<NodeId>>,
     /// What can be observed.
     pub trace: Mutex<Trace>,
     /// The network's faults.
@@ -103,6 +127,12 @@ pub struct Shared {
     pub disks: Mutex<Vec<Disks>>,
     /// What clients did and were told.
     pub history: Mutex<History>,
+    /// What clients did to keys that are not values, and were told.
+    pub typed: Mutex<TypedHistory>,
+    /// What each of these keys has come to in the end, and the node that showed it first.
+    pub typed_ends: Mutex<BTreeMap<Place, (usize, Option<View>)>>,
+    /// Each node's desk.
+    pub desks: Mutex<Vec<Desk>>,
     /// What clients do.
     pub stage: Mutex<Stage>,
     /// What each node said last.
@@ -117,6 +147,11 @@ pub struct Shared {
 /// Locks; a panic elsewhere is reported by itself.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// In one run of three so little is kept for replicas that are away that a cut soon makes them lapse (E5).
+fn hint_bytes(seed: u64) -> Option<u64> {
+    seed.is_multiple_of(3).then_some(16 << 10)
 }
 
 /// Virtual time since the simulation began, on the host that runs at the moment.
@@ -137,11 +172,18 @@ impl Shared {
             mutation,
             authority,
             certificates,
+            hint_bytes: hint_bytes(seed),
+            lives: Mutex::new(vec![0; nodes]),
+            clean: Mutex::new(vec![Duration::ZERO; nodes]),
+            errands: Mutex::default(),
             trace: Mutex::new(trace),
             net: Mutex::new(NetFaults::new(nodes, seed)),
             clocks: Mutex::new(vec![Clock::default(); nodes]),
             disks: Mutex::new((0..nodes).map(|_| Disks::default()).collect()),
             history: Mutex::default(),
+            typed: Mutex::default(),
+            typed_ends: Mutex::default(),
+            desks: Mutex::new((0..nodes).map(|_| None).collect()),
             stage: Mutex::new(Stage::Boot),
             reports: Mutex::new(vec![Report::default(); nodes]),
             fatal: Mutex::new(vec![None; nodes]),
@@ -178,10 +220,10 @@ impl Shared {
         lock(&self.addresses).get(&ip).copied()
     }
 
-    /// The number of a node.
+    /// How many disks a node has lost.
     #[must_use]
-    pub fn number_of(&self, node: NodeId) -> Option<usize> {
-        self.shape.nodes.iter().position(|place| place.node == node)
+    pub fn life(&self, node: usize) -> usize {
+        lock(&self.lives)[node]
     }
 
     /// What clients do at the moment.

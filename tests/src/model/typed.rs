@@ -1,6 +1,7 @@
 //! Every act on counters, sets, maps and registers, by key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use isochrone_ident::Kind;
@@ -12,13 +13,19 @@ use super::registers::Register;
 use super::sets::Set;
 use crate::history::Name;
 
-/// A key of a type that is not a value.
+/// A key: each type has a key space of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Its type.
     pub kind: Kind,
     /// Its namespace and key.
     pub name: Name,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.name.0, self.name.1)
+    }
 }
 
 impl Place {
@@ -73,6 +80,7 @@ pub enum View {
 #[derive(Debug, Default)]
 pub struct TypedHistory {
     acts: Acts,
+    places: BTreeMap<Place, Vec<ActId>>,
     counters: BTreeMap<Name, Counter>,
     sets: BTreeMap<Name, Set>,
     maps: BTreeMap<Name, Map>,
@@ -91,6 +99,7 @@ impl TypedHistory {
     /// A write begins.
     pub fn begin(&mut self, request: Request, place: &Place, deed: Deed) -> ActId {
         let (id, name) = (self.acts.begin(request), place.name.clone());
+        self.places.entry(place.clone()).or_default().push(id);
         match deed {
             Deed::Add(amount) => self.counters.entry(name).or_default().add(id, amount),
             Deed::Update { add, remove } => self.sets.entry(name).or_default().update(id, &add, &remove),
@@ -125,6 +134,14 @@ impl TypedHistory {
         self.check(Observer::Act(id), place, shown)
     }
 
+    /// Checks what a write's answer showed: its daemon may know of little, but of nothing that nobody wrote.
+    ///
+    /// # Errors
+    /// What is wrong with it, and the key's story.
+    pub fn check_answer(&self, id: ActId, place: &Place, shown: &View) -> Result<(), Vec<String>> {
+        self.check_of(Observer::Act(id), place, false, Some(shown))
+    }
+
     /// Checks what a key has come to in the end. What expires must be gone.
     ///
     /// # Errors
@@ -137,7 +154,11 @@ impl TypedHistory {
     }
 
     fn check(&self, observer: Observer, place: &Place, shown: Option<&View>) -> Result<(), Vec<String>> {
-        let (acts, name, lasts) = (&self.acts, &place.name, place.lasts());
+        self.check_of(observer, place, place.lasts(), shown)
+    }
+
+    fn check_of(&self, observer: Observer, place: &Place, lasts: bool, shown: Option<&View>) -> Result<(), Vec<String>> {
+        let (acts, name) = (&self.acts, &place.name);
         match (place.kind, shown) {
             (Kind::Counter, None | Some(View::Counter(_))) => {
                 let Some(counter) = self.counters.get(name) else { return unwritten(shown) };
@@ -169,17 +190,14 @@ impl TypedHistory {
         self.acts.lose_disk(daemon, clean);
     }
 
-    /// Every key that was ever written to.
+    /// Every key that may have been written to.
     #[must_use]
     pub fn places(&self) -> Vec<Place> {
-        let of = |kind: Kind, names: Vec<&Name>| names.into_iter().map(move |name| Place { kind, name: name.clone() }).collect::<Vec<_>>();
-        [
-            of(Kind::Counter, self.counters.keys().collect()),
-            of(Kind::Set, self.sets.keys().collect()),
-            of(Kind::Map, self.maps.keys().collect()),
-            of(Kind::Register, self.registers.keys().collect()),
-        ]
-        .concat()
+        self.places
+            .iter()
+            .filter(|(_, acts)| acts.iter().any(|&act| self.acts.maybe_seen(Observer::End, act)))
+            .map(|(p, _)| p.clone())
+            .collect()
     }
 }
 

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::{Method, StatusCode};
 use isochrone_edge::Api;
 use isochrone_ident::{Namespace, Version};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::clients::calls::{Call, fate_of, path, request, send, version_of};
+use crate::clients::typed_calls;
 use crate::history::{Deed, Fate, Name, Shown, WriteId, value_of};
+use crate::model::typed::{Place, View};
 use crate::shared::{Shared, Stage, lock};
 
 /// Clients of each daemon.
@@ -97,10 +99,10 @@ impl Client {
         }
     }
 
-    async fn write(&self, id: WriteId, request: Request<Full<Bytes>>) {
-        let (status, headers, _) = send(&self.api, request).await;
-        let fate = fate_of(status.as_u16(), etag(&headers));
-        self.shared.note(format_args!("write {} {} {} {fate:?}", self.node, id.0, status.as_u16()));
+    async fn write(&self, id: WriteId, call: Call) {
+        let answer = send(&self.api, call).await;
+        let fate = answer.fate();
+        self.shared.note(format_args!("write {} {} {} {fate:?}", self.node, id.0, answer.status.as_u16()));
         lock(&self.shared.history).end(id, fate);
     }
 
@@ -120,9 +122,9 @@ impl Client {
             body.push_str(&format!("{line}\n"));
         }
         let fields = [("content-type", "application/x-ndjson".to_owned())];
-        let (status, _, body) = send(&self.api, request(Method::POST, "/v1/batch", &fields, body.into())).await;
-        let answers: Vec<Value> = lines(&body);
-        self.shared.note(format_args!("batch {} {} {}", self.node, status.as_u16(), answers.len()));
+        let answer = send(&self.api, request(Method::POST, "/v1/batch", &fields, body.into())).await;
+        let answers = answer.lines();
+        self.shared.note(format_args!("batch {} {} {}", self.node, answer.status.as_u16(), answers.len()));
         for (id, answer) in ids.into_iter().zip(answers) {
             let status = answer["status"].as_u64().and_then(|s| u16::try_from(s).ok()).unwrap_or(500);
             let fate = fate_of(status, answer["etag"].as_str().and_then(version_of));
@@ -134,9 +136,9 @@ impl Client {
     /// A page of a listing; what it shows, somebody wrote.
     async fn list(&mut self, ns: &Namespace) {
         let uri = format!("/v1/kv/{ns}?limit={}", self.rng.random_range(1..=KEYS));
-        let (status, _, body) = send(&self.api, request(Method::GET, &uri, &[], Bytes::new())).await;
-        let entries = if status == StatusCode::OK { lines(&body) } else { Vec::new() };
-        self.shared.note(format_args!("list {} {} {}", self.node, status.as_u16(), entries.len()));
+        let answer = send(&self.api, request(Method::GET, &uri, &[], Bytes::new())).await;
+        let entries = if answer.status == StatusCode::OK { answer.lines() } else { Vec::new() };
+        self.shared.note(format_args!("list {} {} {}", self.node, answer.status.as_u16(), entries.len()));
         let mut history = lock(&self.shared.history);
         let mut before = None;
         for entry in &entries {
@@ -158,12 +160,12 @@ async fn read(shared: &Shared, api: &Api, node: usize, name: &Name) {
 
 /// What a daemon answers to a read; `Err` when it refuses.
 async fn fetch(shared: &Shared, api: &Api, node: usize, name: &Name) -> Result<Option<Shown>, StatusCode> {
-    let (status, headers, body) = send(api, request(Method::GET, &path(name), &[], Bytes::new())).await;
-    let version = etag(&headers);
-    shared.note(format_args!("read {node} {}/{} {} {version:?}", name.0, name.1, status.as_u16()));
-    match (status, version) {
-        (StatusCode::OK, Some(version)) => Ok(Some(Shown { version, value: Some(body) })),
-        (StatusCode::NOT_FOUND, _) => Ok(None),
+    let answer = send(api, request(Method::GET, &path(name), &[], Bytes::new())).await;
+    let version = answer.version();
+    shared.note(format_args!("read {node} {}/{} {} {version:?}", name.0, name.1, answer.status.as_u16()));
+    match (answer.status, version) {
+        (StatusCode::OK, Some(version)) => Ok(Some(Shown { version, value: Some(answer.body) })),
+        _ if answer.is_absence() => Ok(None),
         (status, _) => Err(status),
     }
 }
@@ -173,9 +175,9 @@ pub async fn write_once(shared: &Shared, api: &Api, node: usize) -> bool {
     let name = (Namespace::new("data").expect("a namespace's name"), format!("healed-{node}"));
     let value = value_of(lock(&shared.history).next_id(), 16);
     let id = lock(&shared.history).begin(node, &name, Deed::Put { value: value.clone(), expires: false });
-    let (status, headers, _) = send(api, request(Method::PUT, &path(&name), &[], value)).await;
-    let fate = fate_of(status.as_u16(), etag(&headers));
-    shared.note(format_args!("write {node} {} {} {fate:?}", id.0, status.as_u16()));
+    let answer = send(api, request(Method::PUT, &path(&name), &[], value)).await;
+    let fate = answer.fate();
+    shared.note(format_args!("write {node} {} {} {fate:?}", id.0, answer.status.as_u16()));
     lock(&shared.history).end(id, fate);
     matches!(fate, Fate::Acknowledged(_))
 }
@@ -203,44 +205,41 @@ pub async fn read_all(shared: &Shared, api: &Api, node: usize, end: &BTreeMap<Na
     true
 }
 
-/// What a write's answer says of it. 503 and 507 promise that nothing happened, as every 4xx does.
-fn fate_of(status: u16, version: Option<Version>) -> Fate {
-    match (status, version) {
-        (200..=299, Some(version)) => Fate::Acknowledged(version),
-        (400..=499 | 501 | 503 | 507, _) => Fate::Refused,
-        _ => Fate::Unknown,
+/// Reads every key that is not a value, holds it against the oracle, and compares it with what other daemons showed; says whether every read was
+/// answered.
+pub async fn read_all_typed(shared: &Shared, api: &Api, node: usize) -> bool {
+    let places = lock(&shared.typed).places();
+    for place in places.iter().filter(|place| crate::cluster::is_durable(&place.name.0)) {
+        let Some(shown) = fetch_typed(shared, api, node, place).await else { return false };
+        let checked = lock(&shared.typed).check_end(place, shown.as_ref());
+        let (kind, (ns, key)) = (place.kind, &place.name);
+        let mut history = lock(&shared.history);
+        if let Err(why) = checked {
+            history.violate(format!("in the end daemon {node} shows of the {kind} {ns}/{key} {}", why.join("\n        ")));
+        }
+        let mut ends = lock(&shared.typed_ends);
+        let first = ends.entry(place.clone()).or_insert_with(|| (node, shown.clone()));
+        if first.1 != shown {
+            history.violate(format!(
+                "in the end the {kind} {ns}/{key} should be equal everywhere: daemon {} shows {:?}, daemon {node} {shown:?}",
+                first.0, first.1
+            ));
+        }
     }
+    true
 }
 
-fn path(name: &Name) -> String {
-    format!("/v1/kv/{}/{}", name.0, name.1)
-}
-
-fn request(method: Method, uri: &str, fields: &[(&str, String)], body: Bytes) -> Request<Full<Bytes>> {
-    let mut builder = Request::builder().method(method).uri(uri);
-    for (name, value) in fields {
-        builder = builder.header(*name, value);
+/// What a daemon shows of a key that is not a value; the outer `None` when it refuses again and again.
+async fn fetch_typed(shared: &Shared, api: &Api, node: usize, place: &Place) -> Option<Option<View>> {
+    for _ in 0..5 {
+        let answer = send(api, typed_calls::read(place, &[])).await;
+        shared.note(format_args!("read {node} {:?} {}", place.name, answer.status.as_u16()));
+        match answer.status {
+            _ if answer.is_absence() => return Some(None),
+            StatusCode::NOT_IMPLEMENTED => return Some(None),
+            StatusCode::OK => return typed_calls::view_of(place.kind, &answer.body).map(|(view, _)| Some(view)),
+            _ => tokio::time::sleep(RETRY).await,
+        }
     }
-    builder.body(Full::new(body)).expect("a well-formed request")
-}
-
-async fn send(api: &Api, request: Request<Full<Bytes>>) -> (StatusCode, HeaderMap, Bytes) {
-    let (parts, body) = api.handle(request).await.into_parts();
-    let body = match body.collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(never) => match never {},
-    };
-    (parts.status, parts.headers, body)
-}
-
-fn lines(body: &Bytes) -> Vec<Value> {
-    body.split(|&b| b == b'\n').filter(|line| !line.is_empty()).filter_map(|line| serde_json::from_slice(line).ok()).collect()
-}
-
-fn etag(headers: &HeaderMap) -> Option<Version> {
-    headers.get(http::header::ETAG)?.to_str().ok().and_then(version_of)
-}
-
-fn version_of(etag: &str) -> Option<Version> {
-    etag.trim_matches('"').parse().ok()
+    None
 }
