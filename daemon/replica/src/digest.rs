@@ -15,10 +15,8 @@
 //! What this guards against is accidents: lost writes, lost disks, bugs. Whoever can choose both keys and values *and* knows the
 //! cluster's name could make two differing stores look alike; they could only hide their own writes.
 
-use std::cmp::Ordering;
-
 use bytes::Bytes;
-use isochrone_ident::{ClusterName, SLOTS, Version};
+use isochrone_ident::{ClusterName, SLOTS, Version, WallMicros};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed, xxh3_128};
@@ -84,42 +82,64 @@ pub fn bucket_of(row_name: &[u8]) -> u8 {
 
 /// The digest of one slot: the wrapping sum of its rows' fingerprints, by bucket. Equal sets of rows have equal digests.
 ///
-/// Takes 4 KiB in memory. In serde's formats only the buckets that are not zero are told, in 16 bytes each beside a map of 32 bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Takes 17 bytes in memory for each bucket that is not zero, 4.3 KiB at most. In serde's formats 16 bytes each beside a map of 32 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SlotDigest {
-    sums: Box<[u128; BUCKETS]>,
-}
-
-impl Default for SlotDigest {
-    fn default() -> Self {
-        Self { sums: Box::new([0; BUCKETS]) }
-    }
+    /// The buckets that are not zero, in order.
+    buckets: Vec<u8>,
+    /// Their sums.
+    sums: Vec<u128>,
 }
 
 impl SlotDigest {
     /// The slot has a row more.
     pub fn add(&mut self, bucket: u8, row: Fingerprint) {
-        let sum = &mut self.sums[usize::from(bucket)];
-        *sum = sum.wrapping_add(row.0);
+        self.change(bucket, row.0);
     }
 
     /// The slot has a row less, which must have been added before: as it was then, name and state.
     pub fn remove(&mut self, bucket: u8, row: Fingerprint) {
-        let sum = &mut self.sums[usize::from(bucket)];
-        *sum = sum.wrapping_sub(row.0);
+        self.change(bucket, row.0.wrapping_neg());
+    }
+
+    fn change(&mut self, bucket: u8, by: u128) {
+        match self.buckets.binary_search(&bucket) {
+            Ok(at) => {
+                self.sums[at] = self.sums[at].wrapping_add(by);
+                if self.sums[at] == 0 {
+                    self.buckets.remove(at);
+                    self.sums.remove(at);
+                }
+            }
+            Err(at) if by != 0 => {
+                self.buckets.insert(at, bucket);
+                self.sums.insert(at, by);
+            }
+            Err(_) => {}
+        }
     }
 
     /// Adds another digest's rows, which must be other rows than this one's.
     pub fn merge(&mut self, other: &Self) {
-        for (sum, more) in self.sums.iter_mut().zip(other.sums.iter()) {
-            *sum = sum.wrapping_add(*more);
-        }
+        other.buckets.iter().zip(&other.sums).for_each(|(&bucket, &sum)| self.change(bucket, sum));
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.buckets.is_empty()
+    }
+
+    fn dense(&self) -> [u128; BUCKETS] {
+        let mut dense = [0; BUCKETS];
+        self.buckets.iter().zip(&self.sums).for_each(|(&bucket, &sum)| dense[usize::from(bucket)] = sum);
+        dense
     }
 
     /// One number for the whole slot; 0 if, and only if, all sums are 0.
     #[must_use]
     pub fn root(&self) -> u128 {
-        fold(self.sums.as_ref(), |bytes| xxh3_128(bytes).max(1))
+        fold(&self.dense(), |bytes| xxh3_128(bytes).max(1))
     }
 
     /// A mark for each group of [`GROUPS`] buckets; 0 for a group without rows.
@@ -131,7 +151,10 @@ impl SlotDigest {
     /// The sums of a group's buckets; zeros for a group beyond the last.
     #[must_use]
     pub fn buckets(&self, group: usize) -> [u128; GROUPS] {
-        std::array::from_fn(|i| self.sums.get(group.saturating_mul(GROUPS).saturating_add(i)).copied().unwrap_or(0))
+        std::array::from_fn(|place| {
+            let bucket = group.checked_mul(GROUPS).and_then(|first| u8::try_from(first + place).ok());
+            bucket.and_then(|bucket| self.buckets.binary_search(&bucket).ok()).map_or(0, |at| self.sums[at])
+        })
     }
 }
 
@@ -159,24 +182,20 @@ struct Compact {
 impl Serialize for SlotDigest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut present = [0; BUCKETS / 8];
-        let told = self.sums.iter().enumerate().filter(|(_, sum)| **sum != 0);
-        told.for_each(|(bucket, _)| present[bucket / 8] |= 1 << (bucket % 8));
-        let sums = Sums(self.sums.iter().copied().filter(|&sum| sum != 0).collect());
-        Compact { present, sums }.serialize(serializer)
+        self.buckets.iter().for_each(|bucket| present[usize::from(bucket / 8)] |= 1 << (bucket % 8));
+        Compact { present, sums: Sums(self.sums.clone()) }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for SlotDigest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Compact { present, sums } = Compact::deserialize(deserializer)?;
-        let mut digest = Self::default();
-        let mut told = sums.0.into_iter().filter(|&sum| sum != 0);
-        for (bucket, sum) in digest.sums.iter_mut().enumerate() {
-            if present[bucket / 8] & 1 << (bucket % 8) != 0 {
-                *sum = told.next().ok_or_else(|| D::Error::custom("a digest with fewer sums than buckets"))?;
-            }
+        let Compact { present, sums: Sums(sums) } = Compact::deserialize(deserializer)?;
+        let is_present = |bucket: &u8| present[usize::from(bucket / 8)] & 1 << (bucket % 8) != 0;
+        let buckets: Vec<u8> = (0..=u8::MAX).filter(is_present).collect();
+        if buckets.len() != sums.len() || sums.contains(&0) {
+            return Err(D::Error::custom("a digest whose sums are not those of its buckets"));
         }
-        if told.next().is_some() { Err(D::Error::custom("a digest with more sums than buckets")) } else { Ok(digest) }
+        Ok(Self { buckets, sums })
     }
 }
 
@@ -259,65 +278,9 @@ pub struct Item {
     pub fingerprint: Fingerprint,
     /// The version of its state.
     pub version: Version,
-}
-
-/// How a row on which two replicas differ stands. A state that is joined and not replaced (anything but a plain value) may have to travel
-/// both ways whoever's version is later: each side may hold what the other lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Only we have the row.
-    Mine,
-    /// Only they have it.
-    Theirs,
-    /// Both have it; our version is later.
-    MineLater,
-    /// Both have it; their version is later.
-    TheirsLater,
-    /// Both have it under one version, and yet it differs.
-    Tied,
-}
-
-/// The rows on which two buckets differ. Both lists may come in any order; of a name that is told twice the first counts.
-#[must_use]
-pub fn differing_items(mine: &[Item], theirs: &[Item]) -> Vec<(Bytes, Standing)> {
-    let (mine, theirs) = (by_name(mine), by_name(theirs));
-    let (mut mine, mut theirs) = (mine.into_iter().peekable(), theirs.into_iter().peekable());
-    let mut differences = Vec::new();
-    loop {
-        let order = match (mine.peek(), theirs.peek()) {
-            (None, None) => return differences,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(a), Some(b)) => a.name.cmp(&b.name),
-        };
-        let ours = mine.next_if(|_| order.is_le());
-        let other = theirs.next_if(|_| order.is_ge());
-        differences.extend(standing(ours, other));
-    }
-}
-
-fn by_name(items: &[Item]) -> Vec<&Item> {
-    let mut sorted: Vec<&Item> = items.iter().collect();
-    sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    sorted.dedup_by(|later, kept| later.name == kept.name);
-    sorted
-}
-
-fn standing(mine: Option<&Item>, theirs: Option<&Item>) -> Option<(Bytes, Standing)> {
-    match (mine, theirs) {
-        (Some(a), Some(b)) if a.fingerprint == b.fingerprint => None,
-        (Some(a), Some(b)) => {
-            let standing = match a.version.cmp(&b.version) {
-                Ordering::Less => Standing::TheirsLater,
-                Ordering::Equal => Standing::Tied,
-                Ordering::Greater => Standing::MineLater,
-            };
-            Some((a.name.clone(), standing))
-        }
-        (Some(a), None) => Some((a.name.clone(), Standing::Mine)),
-        (None, Some(b)) => Some((b.name.clone(), Standing::Theirs)),
-        (None, None) => None,
-    }
+    /// From when on nothing of it can be seen, the skew bound not included: a tombstone from the beginning of time, what has a deadline from then on.
+    /// `None`: it is there for good.
+    pub gone_at: Option<WallMicros>,
 }
 
 #[cfg(test)]
@@ -328,6 +291,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::differing_items;
 
     fn key() -> DigestKey {
         DigestKey::of(&ClusterName::new("earth").expect("a name"))
@@ -397,23 +361,6 @@ mod tests {
         assert!(Roots::of(|_| 1).roots(SPANS).is_empty());
     }
 
-    #[test]
-    fn rows_that_differ_are_told_with_how_they_stand() {
-        let item = |name: &'static str, state: u128, hlc| Item {
-            name: Bytes::from_static(name.as_bytes()),
-            fingerprint: Fingerprint(state),
-            version: Version { hlc: Hlc(hlc), ..Version::default() },
-        };
-        let mine = [item("same", 1, 1), item("mine", 1, 1), item("newer", 1, 5), item("older", 1, 1), item("tied", 1, 1)];
-        let theirs = [item("theirs", 1, 1), item("tied", 2, 1), item("older", 2, 5), item("newer", 2, 1), item("same", 1, 1)];
-        let told: BTreeMap<_, _> = differing_items(&mine, &theirs).into_iter().collect();
-        let expected =
-            [("mine", Standing::Mine), ("newer", Standing::MineLater), ("older", Standing::TheirsLater), ("theirs", Standing::Theirs)];
-        let expected =
-            expected.into_iter().chain([("tied", Standing::Tied)]).map(|(name, standing)| (Bytes::from(name), standing)).collect();
-        assert_eq!(told, expected);
-    }
-
     /// Two nodes with all slots, of which everything that they would send is counted.
     struct Exchange {
         mine: Vec<SlotDigest>,
@@ -481,7 +428,7 @@ mod tests {
         let mut found = 0;
         for (number, place) in (0..).zip(&rows).filter(|(_, place)| buckets.contains(place)) {
             let version = Version { hlc: Hlc(u64::MAX / 3), node: NodeId(u128::MAX / 3), ..Version::default() };
-            let item = |state| Item { name: row(number).0.into(), fingerprint: fingerprint(number, state), version };
+            let item = |state| Item { name: row(number).0.into(), fingerprint: fingerprint(number, state), version, gone_at: None };
             let theirs = item(if apart.contains(&number) { 2 } else { 1 });
             exchange.send(&(place, item(1)));
             if !differing_items(&[item(1)], std::slice::from_ref(&theirs)).is_empty() {

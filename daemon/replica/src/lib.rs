@@ -19,7 +19,7 @@
 //! - **E3** A write is unique by its [`Version`](isochrone_ident::Version), a dot by its [`Actor`]: (node, life of its store). Neither is given out twice.
 //! - **E4** Time is a hybrid logical clock; what claims to be too far ahead is refused.
 //! - **E5** A write is kept until each replica has it, or, past the bounds of the log, until anti-entropy has brought it: [`Delivery`].
-//! - **E6** Two replicas find out where they differ at a cost that grows with the difference: [`SlotDigest`].
+//! - **E6** Two replicas find out where they differ at a cost that grows with the difference, and each pulls what it lacks: [`SlotDigest`], [`Differing`].
 //! - **E7** A tombstone goes once no write that is older than it can still arrive: [`Horizon::stable_through`].
 //! - **E8** Expiry is part of the state; it takes effect everywhere at the deadline plus the skew bound.
 //! - **E9** A session that roams reads its writes and never goes back: [`Session`], [`Causes`].
@@ -32,6 +32,7 @@
 mod clock;
 mod copies;
 mod delivery;
+mod differences;
 mod digest;
 mod frontier;
 mod horizon;
@@ -42,9 +43,9 @@ mod typed;
 pub use clock::{Clock, ClockAhead, ClockLimits, Observed};
 pub use copies::{CopyHeartbeat, CopyTicket, KeyHash, Opening, Position, Source, StreamGap, Streams, may_serve};
 pub use delivery::{Delivery, Lapse, Pass, Sequence};
+pub use differences::{Differing, Grounds, Verdict, differing_items};
 pub use digest::{
-    BUCKETS, DigestKey, Fingerprint, GROUPS, Item, Marks, Roots, SPAN_SLOTS, SPANS, SlotDigest, Standing, Sums, bucket_in, bucket_of,
-    differing, differing_items,
+    BUCKETS, DigestKey, Fingerprint, GROUPS, Item, Marks, Roots, SPAN_SLOTS, SPANS, SlotDigest, Sums, bucket_in, bucket_of, differing,
 };
 pub use frontier::Frontier;
 pub use horizon::{Heard, Horizon};

@@ -159,6 +159,12 @@ pub(crate) fn slot_of_row(row: &[u8]) -> Result<Slot, Corrupt> {
     Slot::new(u16::from_be_bytes(*slot)).map_err(|_| Corrupt)
 }
 
+/// The namespace of a record's row.
+pub(crate) fn namespace_of_row(row: &[u8]) -> Result<Namespace, Corrupt> {
+    let name = row.get(SLOT_BYTES..).ok_or(Corrupt)?;
+    namespace_of_name(name).map(|(ns, _, _)| ns)
+}
+
 /// The row of a record: slot (big endian), namespace, the number of its kind, key. No namespace has a byte so low, and values have 0, as every row had before
 /// there were kinds. So a slot is one range, in the order of namespace, kind and key.
 pub(crate) fn record_row(slot: Slot, ns: &Namespace, kind: Kind, key: &[u8], out: &mut Vec<u8>) {
@@ -188,10 +194,15 @@ pub(crate) fn parse_record_row(row: &[u8]) -> Result<(Slot, Namespace, Kind, Key
 
 /// Takes a name's row apart.
 pub(crate) fn parse_name_row(row: &[u8]) -> Result<(Namespace, Kind, Key), Corrupt> {
-    let (end, kind) = row.iter().enumerate().find_map(|(at, &b)| Kind::of_number(b).map(|kind| (at, kind))).ok_or(Corrupt)?;
-    let ns = std::str::from_utf8(&row[..end]).ok().and_then(|text| Namespace::new(text).ok()).ok_or(Corrupt)?;
-    let key = Key::new(Bytes::copy_from_slice(&row[end + 1..])).map_err(|_| Corrupt)?;
+    let (ns, kind, key) = namespace_of_name(row)?;
+    let key = Key::new(Bytes::copy_from_slice(key)).map_err(|_| Corrupt)?;
     Ok((ns, kind, key))
+}
+
+fn namespace_of_name(name: &[u8]) -> Result<(Namespace, Kind, &[u8]), Corrupt> {
+    let (end, kind) = name.iter().enumerate().find_map(|(at, &b)| Kind::of_number(b).map(|kind| (at, kind))).ok_or(Corrupt)?;
+    let ns = std::str::from_utf8(&name[..end]).ok().and_then(|text| Namespace::new(text).ok()).ok_or(Corrupt)?;
+    Ok((ns, kind, &name[end + 1..]))
 }
 
 /// The rows of one slot: from the first (included) to the second (excluded).

@@ -3,10 +3,10 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
-use isochrone_ident::{Key, Kind, Namespace, Slot};
+use isochrone_ident::{Key, Kind, Namespace, Slot, WallMicros};
 use isochrone_replica::{BUCKETS, DigestKey, Item, SlotDigest, bucket_of};
 
-use crate::codec::{Stored, fingerprint, name_row, parse_name_row, parse_record_row, slot_range, unseal};
+use crate::codec::{Stored, fingerprint, name_row, namespace_of_row, parse_name_row, parse_record_row, slot_range, unseal};
 use crate::{ReadError, Store};
 
 /// One page of the records of some buckets.
@@ -47,24 +47,33 @@ impl Store {
         self.shared.digests.is_ready()
     }
 
-    /// The root of every slot's digest, in order; `None` until they are ready. Each is as some commit has left it, not all as the same one.
+    /// The root of every slot's digest over the namespaces that count in it, in order; `None` until they are ready. Each is as some commit has left it, not all as
+    /// the same one.
     #[must_use]
-    pub fn slot_roots(&self) -> Option<Vec<u128>> {
-        self.digests_ready().then(|| Slot::all().map(|slot| self.shared.digests.root(slot)).collect())
+    pub fn slot_roots(&self, counts: impl Fn(Slot, &Namespace) -> bool) -> Option<Vec<u128>> {
+        let root = |slot| self.shared.digests.of_slot(slot, |ns| counts(slot, ns)).root();
+        self.digests_ready().then(|| Slot::all().map(root).collect())
     }
 
-    /// The digest of a slot's durable records; `None` until they are ready.
+    /// The digest of a slot's durable records in the namespaces that count; `None` until they are ready.
     #[must_use]
-    pub fn slot_digest(&self, slot: Slot) -> Option<SlotDigest> {
-        self.digests_ready().then(|| self.shared.digests.of_slot(slot))
+    pub fn slot_digest(&self, slot: Slot, counts: impl Fn(&Namespace) -> bool) -> Option<SlotDigest> {
+        self.digests_ready().then(|| self.shared.digests.of_slot(slot, counts))
     }
 
-    /// One page of a slot's durable records that fall into these buckets and come after `after`: at most `limit`, and one at least. Corrupt records are left out and
-    /// counted. Reads the slot's records up to the end of the page. Without a digest key there are none.
+    /// One page of a slot's durable records that fall into these buckets, are of namespaces that count, and come after `after`: at most `limit`, and one at least.
+    /// Corrupt records are left out and counted. Reads the slot's records up to the end of the page. Without a digest key there are none.
     ///
     /// # Errors
     /// [`ReadError::Disk`] and [`ReadError::Closed`].
-    pub fn scan_buckets(&self, slot: Slot, buckets: &[u8], after: Option<&[u8]>, limit: usize) -> Result<BucketPage, ReadError> {
+    pub fn scan_buckets(
+        &self,
+        slot: Slot,
+        buckets: &[u8],
+        counts: impl Fn(&Namespace) -> bool,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<BucketPage, ReadError> {
         let Some(key) = self.digest_key else { return Ok(BucketPage::default()) };
         let mut wanted = [false; BUCKETS];
         buckets.iter().for_each(|&bucket| wanted[usize::from(bucket)] = true);
@@ -76,7 +85,7 @@ impl Store {
             for row in snapshot.records.range::<&[u8]>(range).map_err(|error| self.disk_error(&error.into()))? {
                 let (row, sealed) = row.map_err(|error| self.disk_error(&error.into()))?;
                 let name = &row.value()[first.len()..];
-                if !wanted[usize::from(bucket_of(name))] {
+                if !wanted[usize::from(bucket_of(name))] || !namespace_of_row(row.value()).is_ok_and(|ns| counts(&ns)) {
                     continue;
                 }
                 page.items.extend(self.item(key, row.value(), sealed.value()));
@@ -97,6 +106,7 @@ impl Store {
             return None;
         };
         let name = Bytes::copy_from_slice(row.get(2..)?);
-        Some(Item { name, fingerprint: fingerprint(key, row, sealed)?, version: stored.version })
+        let gone_at = if stored.is_live() { stored.expires_at() } else { Some(WallMicros(0)) };
+        Some(Item { name, fingerprint: fingerprint(key, row, sealed)?, version: stored.version, gone_at })
     }
 }

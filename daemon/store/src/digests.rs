@@ -1,7 +1,7 @@
 //! E6: what each slot holds, in sums that are kept up with every commit.
 //!
 //! A row's [`Fingerprint`] covers its name and its state as they lie on the disk: namespace, kind and key; version and state. What is evictable is left
-//! out, since replicas need not hold the same of it.
+//! out, since replicas need not hold the same of it. Each namespace has sums of its own in each slot: which of them two daemons share is for their placement to say.
 //!
 //! The sums live in memory only. After an open they are made from the rows once more, page by page, by the committer itself in between its commits:
 //!
@@ -19,14 +19,15 @@
 //! A row that was counted and is found damaged when it is replaced can't be taken out, because nobody knows what it was: then its slot is counted anew on the spot.
 //! One that is damaged when a page meets it is not counted, so that the comparison with other replicas finds it missing, and brings it back.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use isochrone_ident::{SLOTS, Slot};
+use isochrone_ident::{Namespace, SLOTS, Slot};
 use isochrone_replica::{DigestKey, Fingerprint, SlotDigest, bucket_of};
 
-use crate::codec::{Stored, fingerprint, slot_of_row, slot_range, unseal};
+use crate::codec::{Corrupt, Stored, fingerprint, namespace_of_row, slot_of_row, slot_range, unseal};
 use crate::shared::Shared;
 use crate::tables::Snapshot;
 
@@ -36,24 +37,29 @@ const PAGE_ROWS_MAX: usize = 512;
 const PAGE_BYTES: usize = 256 << 10;
 
 /// What is to be added to the sum of a bucket; a wrapping number, so that it may take away as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Difference {
     pub(crate) slot: Slot,
+    ns: Namespace,
     bucket: u8,
     by: Fingerprint,
 }
 
 impl Difference {
     /// What the change of a row makes.
-    pub(crate) fn of(slot: Slot, row: &[u8], old: Option<Fingerprint>, new: Option<Fingerprint>) -> Self {
+    pub(crate) fn of(slot: Slot, row: &[u8], old: Option<Fingerprint>, new: Option<Fingerprint>) -> Result<Self, Corrupt> {
         let [old, new] = [old, new].map(|print| print.map_or(0, |print| print.0));
-        Self { slot, bucket: bucket_of(row.get(2..).unwrap_or_default()), by: Fingerprint(new.wrapping_sub(old)) }
+        let bucket = bucket_of(row.get(2..).unwrap_or_default());
+        Ok(Self { slot, ns: namespace_of_row(row)?, bucket, by: Fingerprint(new.wrapping_sub(old)) })
     }
 }
 
-/// The sums as readers see them. An empty slot has none.
+/// The sums of one slot.
+type ByNamespace = BTreeMap<Namespace, SlotDigest>;
+
+/// The sums as readers see them. A namespace without rows in a slot has none there.
 pub(crate) struct Digests {
-    slots: Box<[Mutex<Option<SlotDigest>>]>,
+    slots: Box<[Mutex<ByNamespace>]>,
     ready: AtomicBool,
 }
 
@@ -66,30 +72,36 @@ impl Digests {
         self.ready.load(Ordering::Acquire)
     }
 
-    pub(crate) fn of_slot(&self, slot: Slot) -> SlotDigest {
-        self.lock(slot).clone().unwrap_or_default()
-    }
-
-    pub(crate) fn root(&self, slot: Slot) -> u128 {
-        self.lock(slot).as_ref().map_or(0, SlotDigest::root)
+    /// The digest of the rows of those namespaces that count.
+    pub(crate) fn of_slot(&self, slot: Slot, counts: impl Fn(&Namespace) -> bool) -> SlotDigest {
+        let digests = self.lock(slot);
+        let mut counted = digests.iter().filter(|(ns, _)| counts(ns)).map(|(_, digest)| digest);
+        let mut sum = counted.next().cloned().unwrap_or_default();
+        counted.for_each(|digest| sum.merge(digest));
+        sum
     }
 
     fn apply(&self, differences: &[Difference]) {
         for difference in differences {
-            self.lock(difference.slot).get_or_insert_default().add(difference.bucket, difference.by);
+            let mut digests = self.lock(difference.slot);
+            if let Some(digest) = digests.get_mut(&difference.ns) {
+                digest.add(difference.bucket, difference.by);
+            } else {
+                digests.entry(difference.ns.clone()).or_default().add(difference.bucket, difference.by);
+            }
         }
     }
 
-    fn replace(&self, slot: Slot, digest: SlotDigest) {
-        *self.lock(slot) = Some(digest);
+    fn replace(&self, slot: Slot, digests: ByNamespace) {
+        *self.lock(slot) = digests;
     }
 
     fn reset(&self) {
         self.ready.store(false, Ordering::Release);
-        Slot::all().for_each(|slot| *self.lock(slot) = None);
+        Slot::all().for_each(|slot| self.lock(slot).clear());
     }
 
-    fn lock(&self, slot: Slot) -> MutexGuard<'_, Option<SlotDigest>> {
+    fn lock(&self, slot: Slot) -> MutexGuard<'_, ByNamespace> {
         self.slots[slot.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -171,15 +183,17 @@ impl Counting {
     fn recount(&self, shared: &Shared, slot: Slot) -> Result<(), String> {
         let Some(key) = self.key else { return Ok(()) };
         let (first, end) = slot_range(slot);
-        let mut digest = SlotDigest::default();
+        let mut digests = ByNamespace::new();
         let mut next = Some(first.to_vec());
         while let Some(from) = next {
             let page = read(shared, |snapshot| Page::after(snapshot, key, &from, Some(&end)))?;
             let is_counted = |row: &Vec<u8>| self.key_for(row).is_some();
-            page.rows.iter().zip(&page.names).filter(|(_, row)| is_counted(row)).for_each(|(row, _)| digest.add(row.bucket, row.by));
+            for (row, _) in page.rows.into_iter().zip(&page.names).filter(|(_, row)| is_counted(row)) {
+                digests.entry(row.ns).or_default().add(row.bucket, row.by);
+            }
             next = page.last;
         }
-        shared.digests.replace(slot, digest);
+        shared.digests.replace(slot, digests);
         Ok(())
     }
 }
@@ -222,9 +236,13 @@ impl Page {
             self.corrupt += 1;
             return;
         };
-        if let Some(print) = fingerprint(key, row, sealed) {
-            self.rows.push(Difference::of(slot, row, None, Some(print)));
-            self.names.push(row.to_vec());
+        let Some(print) = fingerprint(key, row, sealed) else { return };
+        match Difference::of(slot, row, None, Some(print)) {
+            Ok(difference) => {
+                self.rows.push(difference);
+                self.names.push(row.to_vec());
+            }
+            Err(Corrupt) => self.corrupt += 1,
         }
     }
 }

@@ -34,7 +34,7 @@ fn from_scratch(store: &Store, slot: Slot) -> SlotDigest {
     let all: Vec<u8> = (0..=u8::MAX).collect();
     let (mut digest, mut after) = (SlotDigest::default(), None);
     loop {
-        let page = store.scan_buckets(slot, &all, after.as_deref(), 3).expect("scans");
+        let page = store.scan_buckets(slot, &all, |_| true, after.as_deref(), 3).expect("scans");
         page.items.iter().for_each(|item| digest.add(bucket_of(&item.name), item.fingerprint));
         match page.next {
             Some(next) => after = Some(next),
@@ -46,9 +46,9 @@ fn from_scratch(store: &Store, slot: Slot) -> SlotDigest {
 /// Checks every slot against its records; gives the roots.
 fn check(store: &Store) -> Vec<u128> {
     for slot in Slot::all() {
-        assert_eq!(store.slot_digest(slot), Some(from_scratch(store, slot)), "{slot}");
+        assert_eq!(store.slot_digest(slot, |_| true), Some(from_scratch(store, slot)), "{slot}");
     }
-    store.slot_roots().expect("ready")
+    store.slot_roots(|_, _| true).expect("ready")
 }
 
 #[derive(Debug, Clone)]
@@ -157,7 +157,10 @@ fn e6_records_are_counted_while_writers_change_them_before_and_behind_the_mark()
         store.commit(many(30_000, 1)).await.expect("commits");
         store.close().await;
         let store = world.open_with(options(&world));
-        assert_eq!((store.digests_ready(), store.slot_roots(), store.slot_digest(Slot::of_hash(1))), (false, None, None));
+        assert_eq!(
+            (store.digests_ready(), store.slot_roots(|_, _| true), store.slot_digest(Slot::of_hash(1), |_| true)),
+            (false, None, None)
+        );
         let mut rounds = 0;
         while !store.digests_ready() {
             rounds += 1;
@@ -207,10 +210,33 @@ fn e6_stores_that_came_to_the_same_records_on_different_ways_have_equal_roots() 
         for (text, hlc) in [("c", 2), ("a", 3), ("b", 4)] {
             two.commit(put(text, hlc, format!("{text}{hlc}"))).await.expect("commits");
         }
-        assert_eq!(one.slot_roots(), two.slot_roots());
+        assert_eq!(one.slot_roots(|_, _| true), two.slot_roots(|_, _| true));
         two.commit(put("c", 3, "c3")).await.expect("commits");
-        let differing: Vec<Slot> = Slot::all().filter(|&slot| one.slot_digest(slot) != two.slot_digest(slot)).collect();
+        let differing: Vec<Slot> = Slot::all().filter(|&slot| one.slot_digest(slot, |_| true) != two.slot_digest(slot, |_| true)).collect();
         assert_eq!(differing, [slot_of(b"c")]);
+    });
+}
+
+#[test]
+fn e6_a_digest_is_over_the_namespaces_that_count() {
+    run(async {
+        let (one, two) = (World::default(), World::default());
+        let (one, two) = (one.open_with(options(&one)), two.open_with(options(&two)));
+        for store in [&one, &two] {
+            ready(store).await;
+            store.commit(put("a", 1, "shared")).await.expect("commits");
+        }
+        one.commit(WriteSet::of(vec![placed("pair", "a", live(2, "only at the first"))])).await.expect("commits");
+        let roots = |store: &Store, name: &str| store.slot_roots(|_, counted| counted.as_str() == name).expect("ready");
+        assert_eq!(roots(&one, "data"), roots(&two, "data"));
+        assert_ne!(roots(&one, "pair"), roots(&two, "pair"));
+        let slot = slot_of(b"a");
+        let all: Vec<u8> = (0..=u8::MAX).collect();
+        let items = one.scan_buckets(slot, &all, |counted| counted.as_str() == "pair", None, 9).expect("scans").items;
+        assert_eq!(items.iter().map(|item| item.gone_at).collect::<Vec<_>>(), [None]);
+        one.commit(delete("a", 9)).await.expect("commits");
+        let items = one.scan_buckets(slot, &all, |counted| counted.as_str() == "data", None, 9).expect("scans").items;
+        assert_eq!(items[0].gone_at, Some(isochrone_ident::WallMicros(0)));
     });
 }
 
@@ -221,16 +247,16 @@ fn e6_another_cluster_has_other_roots_and_without_a_key_there_are_none() {
         let store = world.open_with(options(&world));
         store.commit(put("a", 1, "v")).await.expect("commits");
         ready(&store).await;
-        let roots = store.slot_roots();
+        let roots = store.slot_roots(|_, _| true);
         store.close().await;
         let store = world.open_with(StoreOptions { digest_key: Some(digest_key("moon")), ..world.options() });
         ready(&store).await;
-        assert_ne!(store.slot_roots(), roots);
+        assert_ne!(store.slot_roots(|_, _| true), roots);
         store.close().await;
         let store = world.open();
         tokio::time::sleep(Duration::from_millis(5)).await;
-        assert_eq!((store.digests_ready(), store.slot_roots()), (false, None));
-        assert_eq!(store.scan_buckets(slot_of(b"a"), &[0], None, 9).expect("scans").items, []);
+        assert_eq!((store.digests_ready(), store.slot_roots(|_, _| true)), (false, None));
+        assert_eq!(store.scan_buckets(slot_of(b"a"), &[0], |_| true, None, 9).expect("scans").items, []);
     });
 }
 
@@ -242,16 +268,16 @@ fn e6_a_damaged_record_is_missing_from_the_digest_and_is_in_it_again_once_it_was
         ready(&store).await;
         store.commit(put("good", 1, "a value that is fine")).await.expect("commits");
         store.commit(put("bad", 1, "a value to be damaged")).await.expect("commits");
-        let whole = store.slot_roots();
+        let whole = store.slot_roots(|_, _| true);
         store.close().await;
         let damaged = world.disk.after_power_loss(1);
         damaged.corrupt(b"a value to be damaged");
         let store = Store::open(Medium::Simulated(damaged.clone()), options(&world)).expect("opens");
         ready(&store).await;
-        assert_ne!(store.slot_roots(), whole, "the comparison finds it missing");
+        assert_ne!(store.slot_roots(|_, _| true), whole, "the comparison finds it missing");
         assert_eq!(store.stats().corrupt, 1);
         store.commit(put("bad", 1, "a value to be damaged")).await.expect("a peer sends it again");
-        assert_eq!(store.slot_roots(), whole);
+        assert_eq!(store.slot_roots(|_, _| true), whole);
         check(&store);
     });
 }
@@ -287,7 +313,7 @@ fn e6_items_are_named_and_paged_and_of_the_buckets_asked_for() {
         let wanted = [3, 77, 200];
         let (mut items, mut after): (Vec<Item>, _) = (Vec::new(), None);
         loop {
-            let page = store.scan_buckets(slot, &wanted, after.as_deref(), 1).expect("scans");
+            let page = store.scan_buckets(slot, &wanted, |_| true, after.as_deref(), 1).expect("scans");
             assert!(page.items.len() <= 1);
             items.extend(page.items);
             after = page.next;

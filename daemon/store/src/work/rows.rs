@@ -91,7 +91,7 @@ impl Work<'_> {
         }
         let old = held.and_then(|held| held.print);
         if old != new {
-            self.differences.push(Difference::of(slot, &self.row, old, new));
+            self.differences.extend(Difference::of(slot, &self.row, old, new));
         }
     }
 
