@@ -12,6 +12,7 @@ use isochrone_replica::{Delivery, Horizon, Pass, Sequence};
 use isochrone_store::Store;
 use tokio::sync::watch;
 
+use super::actors::Actors;
 use super::options::{Environment, NodeOptions};
 use super::stamp::Stamps;
 use super::view::View;
@@ -30,6 +31,7 @@ pub(crate) struct Core {
     pub(crate) view: ArcSwap<View>,
     pub(crate) view_changed: watch::Sender<u64>,
     pub(crate) stamps: Stamps,
+    pub(crate) actors: Actors,
     pub(crate) delivery: Mutex<Delivery>,
     pub(crate) horizon: Mutex<Horizon>,
     pub(crate) heard_from_all: AtomicU64,

@@ -1,22 +1,26 @@
 //! The receiving end of replication: one live stream a peer, whose batches become durable before they are acknowledged (E5).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
-use isochrone_gossip::{Channel, ChannelSender, PeerIdentity};
+use isochrone_config::Keeping;
+use isochrone_gossip::{Channel, ChannelSender, PeerIdentity, Traffic};
 use isochrone_ident::{Epoch, Hlc, NodeId};
 use isochrone_replica::{Entry, Heard, Sequence};
-use isochrone_store::{Durability, Placed, WriteSet};
+use isochrone_store::{Durability, Placed, RequestKey, Write, WriteSet};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::core::{Core, lock, stopped};
 use super::frames::Frames;
 use super::identity::HLC_HIGH;
+use super::options::Mutation;
+use super::pull::Name;
+use super::take::millis;
 use super::view::View;
-use super::wire::{self, Feed, FeedAnswer};
+use super::wire::{self, Answered, Feed, FeedAnswer, Item, What};
 
 #[derive(Default)]
 struct Line {
@@ -104,10 +108,10 @@ impl Core {
                 self.traffic.heard(peer.node, &peer.region, requests);
                 Ok(Box::pin(std::future::ready(Done::Heard(heard, epoch))))
             }
-            Feed::Batch { through, entries } => {
+            Feed::Batch { through, items, answers } => {
                 let core = Arc::clone(self);
                 let peer = peer.clone();
-                Ok(Box::pin(async move { Done::Answer(core.merge_batch(&peer, through, entries).await) }))
+                Ok(Box::pin(async move { Done::Answer(core.take_batch(&peer, through, items, answers).await) }))
             }
         }
     }
@@ -133,9 +137,9 @@ impl Core {
     }
 
     /// Makes a batch durable here, all or nothing.
-    async fn merge_batch(&self, peer: &PeerIdentity, through: Sequence, entries: Vec<Entry>) -> FeedAnswer {
+    async fn take_batch(&self, peer: &PeerIdentity, through: Sequence, items: Vec<Item>, answers: Vec<Answered>) -> FeedAnswer {
         let epoch = self.view.load().phase_number();
-        match self.try_merge(entries).await {
+        match self.try_take(peer.node, items, answers).await {
             Ok(()) => FeedAnswer::Acknowledged { through, epoch },
             Err((kind, reason)) => {
                 metrics::counter!("isochrone_node_feed_refused_total", "reason" => kind).increment(1);
@@ -145,18 +149,37 @@ impl Core {
         }
     }
 
-    async fn try_merge(&self, entries: Vec<Entry>) -> Result<(), (&'static str, String)> {
-        self.observe_times(&entries).map_err(|reason| ("clock", reason))?;
-        if entries.is_empty() {
+    async fn try_take(&self, peer: NodeId, items: Vec<Item>, answers: Vec<Answered>) -> Result<(), (&'static str, String)> {
+        self.observe_latest(items.iter().map(Item::latest).max()).map_err(|reason| ("clock", reason))?;
+        if items.is_empty() {
             return Ok(());
         }
-        let set = self.merge_set(entries);
-        self.store.commit(set).await.map(|_| ()).map_err(|e| ("store", e.to_string()))
+        let names: Vec<Name> = items.iter().map(|item| (item.ns.clone(), item.kind, item.key.clone())).collect();
+        let set = self.batch_set(items, answers).map_err(|reason| ("namespace", reason))?;
+        let committed = self.store.commit(set).await.map_err(|e| ("store", e.to_string()))?;
+        let gaps: BTreeSet<Name> =
+            names.into_iter().zip(&committed.outcomes).filter(|(_, outcome)| outcome.gap).map(|(name, _)| name).collect();
+        if gaps.is_empty() || self.options.breaks(Mutation::IgnoreGaps) {
+            return Ok(());
+        }
+        self.close_gaps(peer, gaps.into_iter().collect()).await.map_err(|reason| ("gap", reason))
     }
 
-    /// Takes the times of a batch into this node's clock; refuses the batch when one is too far ahead (E4).
+    /// Takes the states of keys of which some write is missing here from the peer whose write rests on it (E2): its state has both.
+    async fn close_gaps(&self, peer: NodeId, names: Vec<Name>) -> Result<(), String> {
+        metrics::counter!("isochrone_node_feed_gaps_total").increment(names.len() as u64);
+        let pulled = self.pull(peer, &names, Traffic::Foreground).await?;
+        self.observe_times(&pulled.entries)?;
+        self.store.commit(self.merge_set(pulled.entries)).await.map(drop).map_err(|e| e.to_string())
+    }
+
+    /// Takes the times of some records into this node's clock; refuses them when one is too far ahead (E4).
     pub(crate) fn observe_times(&self, entries: &[Entry]) -> Result<(), String> {
-        let Some(latest) = entries.iter().map(|e| e.record.version.hlc).max() else { return Ok(()) };
+        self.observe_latest(entries.iter().map(|entry| wire::latest_of(&entry.record)).max())
+    }
+
+    fn observe_latest(&self, latest: Option<Hlc>) -> Result<(), String> {
+        let Some(latest) = latest else { return Ok(()) };
         match self.stamps.observe(latest, self.now()) {
             Ok(observed) => {
                 metrics::gauge!("isochrone_node_peer_clock_ahead_seconds").set(observed.ahead_ms as f64 / 1e3);
@@ -169,12 +192,40 @@ impl Core {
         }
     }
 
+    /// The commit that takes what a peer has sent. A namespace that this node has not heard of yet is refused: the peer tries again, and
+    /// the council's word arrives meanwhile.
+    fn batch_set(&self, items: Vec<Item>, answers: Vec<Answered>) -> Result<WriteSet, String> {
+        let view = self.view.load();
+        let mut relaxed = true;
+        let mut entries = Vec::with_capacity(items.len());
+        for Item { ns, kind, key, what } in items {
+            let spec = view.namespace(&ns).ok_or_else(|| format!("namespace `{ns}` is not known here yet"))?;
+            let evictable = spec.keeping == Keeping::Evictable;
+            relaxed &= evictable;
+            let write = match what {
+                What::State(record) => Write::Merge(record),
+                What::Delta { version, delta } => Write::Apply { version, delta },
+            };
+            entries.push(Placed { slot: View::slot(&ns, key.as_bytes()), ns, kind, key, write, evictable });
+        }
+        // A peer can't have them kept for longer than this node's own.
+        let latest = self.now().plus_millis(millis(self.options.idempotency_ttl) + self.options.clock.ahead_ms_max);
+        let learned = |told: Answered| Some((RequestKey::new(told.request).ok()?, told.answer, told.until.min(latest)));
+        Ok(WriteSet {
+            entries,
+            learned: answers.into_iter().filter_map(learned).collect(),
+            facts: vec![(HLC_HIGH, Some(wire::encode(&self.stamps.last())))],
+            durability: if relaxed { Durability::Relaxed } else { Durability::AtOnce },
+            ..WriteSet::default()
+        })
+    }
+
     /// The commit that merges other nodes' records.
     pub(crate) fn merge_set(&self, entries: Vec<Entry>) -> WriteSet {
         let view = self.view.load();
         let mut relaxed = true;
         let entries = entries.into_iter().map(|entry| {
-            let evictable = view.namespace(&entry.ns).is_some_and(|spec| spec.keeping == isochrone_config::Keeping::Evictable);
+            let evictable = view.namespace(&entry.ns).is_some_and(|spec| spec.keeping == Keeping::Evictable);
             relaxed &= evictable;
             Placed::merging(View::slot(&entry.ns, entry.key.as_bytes()), entry, evictable)
         });

@@ -50,7 +50,8 @@ pub(crate) struct Found {
 }
 
 impl Wanted<'_> {
-    fn request(&self) -> Bytes {
+    /// The question to a replica.
+    pub(crate) fn request(&self) -> Bytes {
         wire::encode(&ReadRequest { ns: self.ns.clone(), kind: self.kind, key: self.key.clone(), session: self.session.clone() })
     }
 

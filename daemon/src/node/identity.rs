@@ -104,7 +104,8 @@ pub(crate) fn recall_cursor(store: &Store, peer: NodeId) -> Option<(Epoch, Seque
     read(store, &cursor(peer), "cursor").ok()?
 }
 
-fn read<T: DeserializeOwned>(store: &Store, key: &FactKey, what: &'static str) -> Result<Option<T>, IdentityError> {
+/// A fact, understood.
+pub(crate) fn read<T: DeserializeOwned>(store: &Store, key: &FactKey, what: &'static str) -> Result<Option<T>, IdentityError> {
     let Some(bytes) = store.fact(key)? else { return Ok(None) };
     wire::decode(&bytes).map(Some).map_err(|_| IdentityError::Malformed(what))
 }

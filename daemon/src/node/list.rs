@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::find::not_caught_up;
 use super::read::check_level;
+use super::typed::etag_of;
 use super::view::View;
 use super::wire::{self, ListAnswer, ListRequest};
 
@@ -32,12 +33,9 @@ impl Core {
             return Err(Refusal::NotBuilt { what: "a listing at level `quorum`".into(), instead: "list at level `local`".into() });
         }
         let session = self.session_of(command.session.as_ref().map(isochrone_edge::SessionToken::as_str))?;
-        if command.kind != Kind::Value {
-            let instead = "list values under `/v1/kv`".into();
-            return Err(Refusal::NotBuilt { what: "a listing of this type of key".into(), instead });
-        }
         let request = ListRequest {
             ns: command.ns.clone(),
+            kind: command.kind,
             prefix: command.prefix,
             after: command.after,
             limit: u32::try_from(command.limit).unwrap_or(u32::MAX),
@@ -130,21 +128,29 @@ impl Core {
             let after = next.as_ref().map(Key::as_bytes);
             let page = self
                 .store
-                .list(&request.ns, Kind::Value, &request.prefix, after, limit - entries.len(), &want)
+                .list(&request.ns, request.kind, &request.prefix, after, limit - entries.len(), &want)
                 .map_err(|e| e.to_string())?;
             let visible = page.items.into_iter().filter(|item| item.live && is_visible(item.expires_at));
-            entries.extend(visible.map(|k| Listed {
-                key: k.key,
-                version: k.version,
-                etag: None,
-                bytes: k.bytes,
-                expires_at: k.expires_at,
-            }));
+            for item in visible {
+                let etag = self.listed_etag(request, &item.key)?;
+                let (version, bytes, expires_at) = (item.version, item.bytes, item.expires_at);
+                entries.push(Listed { key: item.key, version, etag, bytes, expires_at });
+            }
             next = page.next;
             if next.is_none() || entries.len() >= limit {
                 break;
             }
         }
         Ok(ListAnswer { entries, next, age_ms: self.age_ms() })
+    }
+
+    /// The validator of a key that is not a value.
+    fn listed_etag(&self, request: &ListRequest, key: &Key) -> Result<Option<u128>, String> {
+        if request.kind == Kind::Value {
+            return Ok(None);
+        }
+        let slot = View::slot(&request.ns, key.as_bytes());
+        let record = self.store.get(slot, &request.ns, request.kind, key.as_bytes()).map_err(|e| e.to_string())?;
+        Ok(self.shown(record.as_ref()).as_ref().map(etag_of))
     }
 }

@@ -8,6 +8,10 @@ pub(crate) fn describe() {
     describe_counter!("isochrone_node_refused_total", "Writes refused before anything was done, by reason");
     describe_counter!("isochrone_node_feed_sent_entries_total", "Records sent to replicas");
     describe_counter!("isochrone_node_feed_refused_total", "Batches from peers that were not taken, by reason; the peer keeps them");
+    describe_counter!(
+        "isochrone_node_feed_gaps_total",
+        "Keys whose state was fetched because a write rested on what was missing here (rule E2)"
+    );
     describe_counter!("isochrone_node_clock_alarms_total", "Records whose time was worth an alarm (rule E4)");
     describe_counter!(
         "isochrone_node_forgotten_total",

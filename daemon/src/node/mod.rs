@@ -4,6 +4,7 @@
 //!   edge ──Command──> take ──commit──> store ──log──> sender ══QUIC══> feeds (a replica) ──commit──> its store
 //!        ──Command──> read ──> store, or the nearest replica (READ)
 //!        ──Command──> list ──> store, or one replica a slot (LIST)
+//!        ──Command──> typed ──> take and read, for counters, sets, maps and registers; actors gives out dots (E3)
 //!
 //!   council ──state──> join::adopt ──> View (placement, namespaces, members), Delivery, Horizon
 //!   view.moving ──> fill (FETCH from a replica) ──> drive (the leader completes slots)
@@ -12,6 +13,7 @@
 //!
 //! Time, randomness, sockets and disks come in with [`NodeParts`], so that a whole cluster of nodes runs in one thread in virtual time.
 
+mod actors;
 mod core;
 mod emulate;
 mod feeds;
@@ -26,6 +28,7 @@ mod meters;
 mod operator;
 mod options;
 mod plan;
+mod pull;
 mod read;
 mod run;
 mod sender;
@@ -37,6 +40,7 @@ mod start;
 mod start_over;
 mod take;
 mod traffic;
+mod typed;
 mod upkeep;
 mod view;
 mod wire;

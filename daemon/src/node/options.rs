@@ -132,6 +132,8 @@ pub enum Mutation {
     SkipUnacknowledged,
     /// E7: forgets tombstones without waiting until they are stable.
     ForgetUnstable,
+    /// E2: acknowledges writes that rest on what is missing here, without fetching that.
+    IgnoreGaps,
     /// E7: a quorum read's repair is taken however old it is.
     AcceptStaleRepair,
     /// E9: a replica answers a session whatever it lacks of what that has seen.

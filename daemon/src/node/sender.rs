@@ -1,13 +1,14 @@
 //! The sending end of replication: one task a peer, which reads the operation log from where that peer has acknowledged it (E5).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use isochrone_gossip::{ChannelSender, Traffic};
-use isochrone_ident::{Epoch, NodeId};
-use isochrone_replica::{Entry, Frontier, Heard, Pass, Sequence};
-use isochrone_store::Logged;
+use isochrone_ident::{Epoch, Kind, NodeId, Version};
+use isochrone_replica::{Frontier, Heard, Pass, Sequence};
+use isochrone_store::{Logged, RequestKey};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -16,7 +17,8 @@ use super::core::{Core, lock};
 use super::feeds::Outstanding;
 use super::frames::Frames;
 use super::options::Mutation;
-use super::wire::{self, Feed, FeedAnswer};
+use super::pull::Name;
+use super::wire::{self, Answered, Feed, FeedAnswer, Item, What};
 
 /// Operations read from the log at a time.
 const LOG_PAGE: usize = 512;
@@ -33,6 +35,14 @@ enum Ended {
     NewPass,
     /// The stream broke, or the peer would not take something.
     Broken(String),
+}
+
+/// The next batch for a peer.
+struct Gathered {
+    /// The last operation that it covers.
+    through: Sequence,
+    items: Vec<Item>,
+    answers: Vec<Answered>,
 }
 
 /// One stream to one peer.
@@ -161,18 +171,18 @@ impl Stream<'_> {
     /// Sends what the peer needs of the log up to `head`, as far as the window allows.
     async fn send_up_to(&mut self, head: Sequence) -> Result<(), String> {
         while self.sent < head && self.outstanding.len() < self.core.options.window {
-            let (through, entries) = self.gather()?;
+            let Gathered { through, items, answers } = self.gather()?;
             if through == self.sent {
                 break;
             }
             self.sent = through;
-            if entries.is_empty() {
+            if items.is_empty() {
                 self.pass_over();
                 continue;
             }
-            metrics::counter!("isochrone_node_feed_sent_entries_total").increment(entries.len() as u64);
+            metrics::counter!("isochrone_node_feed_sent_entries_total").increment(items.len() as u64);
             self.outstanding.push_back(through);
-            self.out.send(wire::encode(&Feed::Batch { through, entries })).await.map_err(|e| e.to_string())?;
+            self.out.send(wire::encode(&Feed::Batch { through, items, answers })).await.map_err(|e| e.to_string())?;
         }
         Ok(())
     }
@@ -184,32 +194,57 @@ impl Stream<'_> {
         }
     }
 
-    /// The next states for this peer, each key once, in log order; and the last operation that they cover.
-    fn gather(&self) -> Result<(Sequence, Vec<Entry>), String> {
+    /// What comes next for this peer, in log order, until a batch is full. Of values and counters each key stands once, as it is now; of
+    /// sets, maps and registers every write, since the replicas apply them in order (E2).
+    fn gather(&self) -> Result<Gathered, String> {
         let view = self.core.view.load_full();
         let page = self.core.store.log_after(self.sent, LOG_PAGE).map_err(|e| e.to_string())?;
-        let (mut through, mut entries, mut bytes) = (self.sent, Vec::new(), 0);
-        let mut seen = BTreeSet::new();
+        let last = last_versions(&page.operations);
+        let mut gathered = Gathered { through: self.sent, items: Vec::new(), answers: Vec::new() };
+        let (mut seen, mut bytes) = (BTreeSet::new(), 0);
         for logged in page.operations {
             if bytes >= self.core.options.batch_bytes {
-                break;
+                return Ok(gathered);
             }
-            through = logged.sequence;
-            if view.needs(self.peer, &logged.ns, logged.slot)
-                && seen.insert((logged.ns.clone(), logged.kind, logged.key.clone()))
-                && let Some(entry) = self.current(logged)?
-            {
-                bytes += entry.record.bytes() + entry.key.as_bytes().len();
-                entries.push(entry);
+            gathered.through = logged.sequence;
+            if !view.needs(self.peer, &logged.ns, logged.slot) {
+                continue;
+            }
+            if let Some(request) = &logged.request {
+                gathered.answers.extend(self.answered_to(request)?);
+            }
+            let name = (logged.ns.clone(), logged.kind, logged.key.clone());
+            if logged.delta.is_none() && !seen.insert(name.clone()) {
+                continue;
+            }
+            let version = last.get(&name).copied().unwrap_or(logged.version);
+            if let Some(item) = self.item(logged, version)? {
+                bytes += item.bytes();
+                gathered.items.push(item);
             }
         }
-        Ok((through, entries))
+        gathered.through = gathered.through.max(page.through);
+        Ok(gathered)
     }
 
-    /// A logged key's present state, which is that write's or a later one's. One that cannot be read is kept from the peer by ending the stream.
-    fn current(&self, logged: Logged) -> Result<Option<Entry>, String> {
-        let record = self.core.store.get(logged.slot, &logged.ns, logged.kind, logged.key.as_bytes()).map_err(|e| e.to_string())?;
-        Ok(record.map(|record| Entry { ns: logged.ns, kind: logged.kind, key: logged.key, record }))
+    /// What is sent of a logged write: the write itself where it is in the log, else what the key holds now, which is that write's or a later
+    /// one's. One that cannot be read is kept from the peer by ending the stream.
+    fn item(&self, logged: Logged, version: Version) -> Result<Option<Item>, String> {
+        let Logged { slot, ns, kind, key, delta, .. } = logged;
+        if let Some(delta) = delta {
+            let what = What::Delta { version: logged.version, delta };
+            return Ok(Some(Item { ns, kind, key, what }));
+        }
+        let record = self.core.store.get(slot, &ns, kind, key.as_bytes()).map_err(|e| e.to_string())?;
+        let Some(record) = record else { return Ok(None) };
+        let part = record.as_typed().and_then(|typed| typed.part_of(self.core.id()));
+        let what = part.map_or(What::State(record), |delta| What::Delta { version, delta });
+        Ok(Some(Item { ns, kind, key, what }))
+    }
+
+    fn answered_to(&self, request: &RequestKey) -> Result<Option<Answered>, String> {
+        let kept = self.core.store.kept_answer(request).map_err(|e| e.to_string())?;
+        Ok(kept.map(|(answer, until)| Answered { request: Bytes::copy_from_slice(request.as_bytes()), answer, until }))
     }
 
     fn answered(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -241,4 +276,10 @@ impl Stream<'_> {
             Feed::Heartbeat { heard: Heard { sent_through, stable_through }, epoch: self.epoch, requests: self.core.traffic.own() };
         self.out.send(wire::encode(&heartbeat)).await.map_err(|e| e.to_string())
     }
+}
+
+/// The version of the last of these operations on each counter: what is sent of it holds them all.
+fn last_versions(operations: &[Logged]) -> BTreeMap<Name, Version> {
+    let counters = operations.iter().filter(|logged| logged.kind == Kind::Counter);
+    counters.map(|logged| ((logged.ns.clone(), logged.kind, logged.key.clone()), logged.version)).collect()
 }

@@ -62,6 +62,7 @@ impl Service for Router {
                 wire::LIST => core.answer_list(&body, deadline).await,
                 wire::FETCH => core.answer_fetch(&body),
                 wire::FILLED => core.answer_filled(&body),
+                wire::PULL => core.answer_pull(&body),
                 wire::MEND => core.answer_mend(&body).await,
                 other => Err(format!("this version has no service {other:?}")),
             };

@@ -65,8 +65,10 @@ impl Core {
 
     /// The token of an answer that shows a record, or that there is none.
     pub(crate) fn token_of(&self, mut session: Session, record: Option<&Record>) -> Arc<str> {
-        if let Some(record) = record {
-            session.note(record.version.node, record.version.hlc);
+        match record.map(|record| (record, record.as_typed())) {
+            Some((_, Some(typed))) => typed.seen().for_each(|(node, latest)| session.note(node, latest)),
+            Some((record, None)) => session.note(record.version.node, record.version.hlc),
+            None => {}
         }
         self.token(session)
     }

@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use isochrone_council::{Council, CouncilOptions, Member};
 use isochrone_edge::{
-    Backend, Glance, Level, ListCommand, ListPage, NamespaceView, ReadCommand, Refusal, Reloaded, Served, WriteCommand, Written,
+    Backend, Glance, Level, ListCommand, ListPage, NamespaceView, ReadCommand, Refusal, Reloaded, Served, TypedRead, TypedServed,
+    TypedWrite, TypedWritten, WriteCommand, Written,
 };
 use isochrone_gossip::{Mesh, MeshOptions, PeerIdentity, Sockets};
 use isochrone_ident::{Epoch, Namespace, NodeId, Zone};
@@ -18,6 +19,7 @@ use isochrone_store::Store;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::actors::Actors;
 use super::core::{Core, lock};
 use super::emulate::EmulatedNetwork;
 use super::feeds::Feeds;
@@ -124,6 +126,7 @@ impl Node {
     /// [`StartError`]; nothing runs then.
     pub async fn start(parts: NodeParts) -> Result<Self, StartError> {
         let recalled = identity::recall(&parts.store, parts.identity.node, parts.environment.seed).await?;
+        let actors = Actors::recall(&parts.store, parts.identity.node, parts.environment.seed, recalled.incarnation).await?;
         let router = Arc::new(Router::default());
         let doorkeeper = Arc::new(Doorkeeper::default());
         let options = (parts.mesh)(recalled.store, recalled.incarnation);
@@ -146,7 +149,8 @@ impl Node {
         (parts.council_options)(&mut council_options);
         let council = Council::start(council_options, parts.council, Arc::new(MeshWire(mesh.clone()))).await?;
         router.council_is(council.clone());
-        let shared = Shared { me, traffic, mesh, council, store: parts.store, options: parts.options, environment: parts.environment };
+        let shared =
+            Shared { me, traffic, mesh, council, store: parts.store, actors, options: parts.options, environment: parts.environment };
         let core = assemble(shared, parts.identity.cluster, &recalled)?;
         let hooks = Arc::new(parts.hooks);
         join::adopt(&core, &doorkeeper, &hooks);
@@ -161,6 +165,7 @@ impl Node {
         self.core.stop.send_replace(true);
         self.core.council.shutdown().await;
         self.core.mesh.leave().await;
+        self.core.actors.close(&self.core.store).await;
         self.core.store.clone().close().await;
     }
 
@@ -196,18 +201,20 @@ struct Shared {
     mesh: Mesh,
     council: Council,
     store: Store,
+    actors: Actors,
     options: NodeOptions,
     environment: Environment,
 }
 
 fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Recalled) -> Result<Arc<Core>, StartError> {
-    let Shared { me, traffic, mesh, council, store, options, environment } = shared;
+    let Shared { me, traffic, mesh, council, store, actors, options, environment } = shared;
     let view = View::of(&council.state(), me.node);
     store.trim_log(recalled.trimmed);
     let delivery = Delivery::new(recalled.trimmed, view.phase_number());
     let head: Sequence = store.stats().last_sequence.max(recalled.trimmed);
     Ok(Arc::new(Core {
         stamps: Stamps::new(me.node, recalled.incarnation, recalled.last, options.clock),
+        actors,
         empty_token: Session::default().encode(ClusterTag::of(&cluster)).into(),
         cluster,
         me,
@@ -275,6 +282,16 @@ impl Backend for Node {
     fn list(&self, command: ListCommand) -> BoxFuture<'_, Result<ListPage, Refusal>> {
         self.core.traffic.count();
         Box::pin(self.core.list(command))
+    }
+
+    fn read_typed(&self, command: TypedRead) -> BoxFuture<'_, Result<TypedServed, Refusal>> {
+        self.core.traffic.count();
+        Box::pin(self.core.read_typed(command))
+    }
+
+    fn write_typed(&self, command: TypedWrite) -> BoxFuture<'_, Result<TypedWritten, Refusal>> {
+        self.core.traffic.count();
+        Box::pin(self.core.write_typed(command))
     }
 
     fn join_sessions(&self, held: &Arc<str>, newer: &Arc<str>) -> Arc<str> {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isochrone_ident::{Hlc, SLOTS, Slot};
-use isochrone_replica::{Frontier, Heard, Sequence, State};
-use isochrone_store::{Durability, WriteSet};
+use isochrone_replica::{Entry, Frontier, Heard, Sequence, State, Upkeep};
+use isochrone_store::{Durability, Placed, Write, WriteSet};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::core::{Core, Doomed, lock};
 use super::identity::{PROMISED, TRIMMED, cursor};
 use super::options::Mutation;
+use super::take::millis;
 use super::wire;
 
 /// Checkpoints that the stable watermark remembers.
@@ -104,6 +105,7 @@ async fn sweep_slot(core: &Core, slot: Slot) -> Result<(), String> {
     let mut after = None;
     loop {
         let page = core.store.scan_slot(slot, after.as_ref(), core.options.page_bytes).map_err(|e| e.to_string())?;
+        prune(core, slot, &page.entries).await?;
         let doomed = doomed(core, slot, &page.entries);
         if !doomed.is_empty() {
             metrics::counter!("isochrone_node_forgotten_total").increment(doomed.len() as u64);
@@ -118,21 +120,65 @@ async fn sweep_slot(core: &Core, slot: Slot) -> Result<(), String> {
     }
 }
 
-fn doomed(core: &Core, slot: Slot, entries: &[isochrone_replica::Entry]) -> Vec<Doomed> {
+fn doomed(core: &Core, slot: Slot, entries: &[Entry]) -> Vec<Doomed> {
     let view = core.view.load();
     let now = core.now();
     let (stable, own_stable) = {
         let horizon = lock(&core.horizon);
         (horizon.stable_through(), horizon.heard(core.id()).stable_through)
     };
-    let is_doomed = |entry: &&isochrone_replica::Entry| {
+    let skew_ms = core.options.clock.ahead_ms_max;
+    let is_doomed = |entry: &&Entry| {
         let record = &entry.record;
+        let is_spent = record.as_typed().map(|typed| typed.is_spent(now, skew_ms, stable));
         if !view.needs(core.id(), &entry.ns, slot) {
-            return record.version.hlc <= own_stable;
+            // A state that holds dots of this node's own is where it reads which comes next (E3).
+            let is_needed = is_spent == Some(false) && record.as_typed().is_some_and(|typed| typed.has_dots_of(core.id()));
+            return record.version.hlc <= own_stable && !is_needed;
         }
-        let gone = matches!(record.state, State::Tombstone) || !record.is_visible(now, core.options.clock.ahead_ms_max);
+        let gone = is_spent.unwrap_or_else(|| matches!(record.state, State::Tombstone) || !record.is_visible(now, skew_ms));
         gone && (record.version.hlc <= stable || core.options.breaks(Mutation::ForgetUnstable))
     };
-    let forget = |e: &isochrone_replica::Entry| (slot, e.ns.clone(), e.kind, e.key.clone(), e.record.version);
+    let forget = |e: &Entry| (slot, e.ns.clone(), e.kind, e.key.clone(), e.record.version);
     entries.iter().filter(is_doomed).map(forget).collect()
+}
+
+/// Drops from typed states what nobody needs any more. Where that changes a part of this node's own, the replicas are told as of any write.
+async fn prune(core: &Core, slot: Slot, entries: &[Entry]) -> Result<(), String> {
+    let (mut told, mut quiet) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match pruning(core, slot, entry) {
+            Some((placed, true)) => told.push(placed),
+            Some((placed, false)) => quiet.push(placed),
+            None => {}
+        }
+    }
+    // What is told is on disk first: a part of this node's own that is told and lost would be given out twice (E3).
+    for (entries, log, durability) in [(told, true, Durability::AtOnce), (quiet, false, Durability::Relaxed)] {
+        if entries.is_empty() {
+            continue;
+        }
+        let committed = core.store.commit(WriteSet { entries, log, durability, ..WriteSet::default() }).await.map_err(|e| e.to_string())?;
+        committed.outcomes.iter().filter_map(|outcome| outcome.logged).for_each(|sequence| core.logged(sequence));
+    }
+    Ok(())
+}
+
+/// What is to be dropped from an entry, if anything, and whether that changes this node's own part.
+fn pruning(core: &Core, slot: Slot, entry: &Entry) -> Option<(Placed, bool)> {
+    let typed = entry.record.as_typed()?;
+    let evictable = core.view.load().namespace(&entry.ns)?.keeping == isochrone_config::Keeping::Evictable;
+    let upkeep = Upkeep {
+        skew_ms: core.options.clock.ahead_ms_max,
+        stable: core.stable(),
+        claim_ms: millis(core.options.idempotency_ttl),
+        actor: core.actors.of(evictable),
+    };
+    let mut pruned = typed.clone();
+    if !pruned.prune(&upkeep) {
+        return None;
+    }
+    let is_told = typed.has_dots_of(core.id()) && typed.part_of(core.id()) != pruned.part_of(core.id());
+    let (ns, kind, key) = (entry.ns.clone(), entry.kind, entry.key.clone());
+    Some((Placed { slot, ns, kind, key, write: Write::Prune(upkeep), evictable }, is_told))
 }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use isochrone_edge::Listed;
 use isochrone_gossip::ServiceId;
-use isochrone_ident::{Epoch, Hlc, Key, Kind, Namespace, Region, Slot};
-use isochrone_replica::{Entry, Heard, Record, Sequence, Session};
+use isochrone_ident::{Epoch, Hlc, Key, Kind, Namespace, Region, Slot, Version, WallMicros};
+use isochrone_replica::{Delta, Entry, Heard, Record, Sequence, Session};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raft messages, joins and forwarded proposals.
@@ -19,6 +19,8 @@ pub(crate) const LIST: ServiceId = ServiceId(4);
 pub(crate) const FETCH: ServiceId = ServiceId(5);
 /// Which moving slots a replica has been filled with.
 pub(crate) const FILLED: ServiceId = ServiceId(6);
+/// The states of named keys.
+pub(crate) const PULL: ServiceId = ServiceId(7);
 /// A state that a quorum read found newer than the receiver's.
 pub(crate) const MEND: ServiceId = ServiceId(8);
 
@@ -29,8 +31,10 @@ pub(crate) enum Feed {
     Batch {
         /// The last operation that this covers.
         through: Sequence,
-        /// The states to merge, in log order; none when all operations were passed over.
-        entries: Vec<Entry>,
+        /// What to take, in log order; none when all operations were passed over.
+        items: Vec<Item>,
+        /// What was answered to the requests that made these writes.
+        answers: Vec<Answered>,
     },
     /// Every batch before it on the stream is the whole truth up to these times.
     Heartbeat {
@@ -41,6 +45,69 @@ pub(crate) enum Feed {
         /// Requests that the sender has had from clients since it started (P3).
         requests: u64,
     },
+}
+
+/// What a replica is sent of one key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Item {
+    /// The key's namespace.
+    pub(crate) ns: Namespace,
+    /// What the key holds.
+    pub(crate) kind: Kind,
+    /// The key.
+    pub(crate) key: Key,
+    /// What is sent.
+    pub(crate) what: What,
+}
+
+/// A state, or a part of one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum What {
+    /// All of it: to be merged.
+    State(Record),
+    /// A write: of a set, a map or a register to be applied in the order of the sender's writes (E2); of a counter all that the sender has contributed.
+    Delta {
+        /// The write's version.
+        version: Version,
+        /// What it changes.
+        delta: Delta,
+    },
+}
+
+impl Item {
+    /// The latest time in it.
+    pub(crate) fn latest(&self) -> Hlc {
+        match &self.what {
+            What::State(record) => latest_of(record),
+            What::Delta { version, delta } => version.hlc.max(delta.latest()),
+        }
+    }
+
+    /// About the bytes that it takes up.
+    pub(crate) fn bytes(&self) -> usize {
+        let what = match &self.what {
+            What::State(record) => record.bytes(),
+            What::Delta { delta, .. } => postcard::experimental::serialized_size(delta).unwrap_or(0),
+        };
+        what + self.key.as_bytes().len()
+    }
+}
+
+/// The latest time in a record.
+pub(crate) fn latest_of(record: &Record) -> Hlc {
+    let inner = record.as_typed().and_then(|typed| typed.seen().map(|(_, latest)| latest).max());
+    inner.map_or(record.version.hlc, |inner| inner.max(record.version.hlc))
+}
+
+/// What a request with an idempotency key was answered, so that a repeat in another region gets the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answered {
+    /// The request's key.
+    pub(crate) request: Bytes,
+    /// The answer, as it is kept.
+    pub(crate) answer: Bytes,
+    /// Until when it is kept.
+    pub(crate) until: WallMicros,
 }
 
 /// On the replication stream, from the replica.
@@ -75,6 +142,24 @@ pub(crate) struct ReadRequest {
     pub(crate) session: Session,
 }
 
+/// Asks for the states of keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PullRequest {
+    /// The keys.
+    pub(crate) names: Vec<(Namespace, Kind, Key)>,
+}
+
+/// The answer to a [`PullRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PullAnswer {
+    /// The states of those of the first `looked_at` keys that are held.
+    pub(crate) entries: Vec<Entry>,
+    /// For how many keys this answers; at least one.
+    pub(crate) looked_at: u32,
+    /// What was stable here before the store was looked at (E7).
+    pub(crate) stable_through: Hlc,
+}
+
 /// A newer state of a key, for a replica that a quorum read found behind.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct MendRequest {
@@ -98,6 +183,8 @@ pub(crate) struct ReadAnswer {
 pub(crate) struct ListRequest {
     /// The namespace.
     pub(crate) ns: Namespace,
+    /// Only keys of this kind.
+    pub(crate) kind: Kind,
     /// Only keys that begin so.
     pub(crate) prefix: Bytes,
     /// Only keys after this one.
@@ -192,6 +279,8 @@ mod tests {
             let _ = decode::<FeedAnswer>(&bytes);
             let _ = decode::<ReadRequest>(&bytes);
             let _ = decode::<MendRequest>(&bytes);
+            let _ = decode::<PullRequest>(&bytes);
+            let _ = decode::<PullAnswer>(&bytes);
             let _ = decode::<ReadAnswer>(&bytes);
             let _ = decode::<ListRequest>(&bytes);
             let _ = decode::<ListAnswer>(&bytes);

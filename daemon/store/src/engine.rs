@@ -71,6 +71,10 @@ impl Engine {
         &self.ledger
     }
 
+    pub(crate) const fn rollbacks(&self) -> u64 {
+        self.rollbacks
+    }
+
     pub(crate) fn syncs(&self) -> u64 {
         self.health.syncs()
     }

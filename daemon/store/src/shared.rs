@@ -114,6 +114,7 @@ impl Shared {
             corrupt: 0,
             evicted: 0,
             refused_full: 0,
+            rollbacks: engine.rollbacks(),
         }
     }
 

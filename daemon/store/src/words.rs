@@ -395,4 +395,6 @@ pub struct Stats {
     pub syncs: u64,
     /// Write sets refused for want of room since the start.
     pub refused_full: u64,
+    /// How often, since the start, relaxed writes were lost because the disk had to be opened again.
+    pub rollbacks: u64,
 }

@@ -47,6 +47,18 @@ impl Delta {
             Body::Register(_) => Kind::Register,
         }
     }
+
+    /// The latest time in it, which no honest daemon's clock is behind by more than the skew bound (E4).
+    #[must_use]
+    pub fn latest(&self) -> Hlc {
+        let of_parts = |parts: &[LifePart]| parts.iter().map(|part| part.part.latest.max(part.life.hlc)).max().unwrap_or(Hlc::ZERO);
+        match &self.0 {
+            Body::Counter(parts) => of_parts(parts),
+            Body::Set(write) => write.latest(),
+            Body::Map(write, _) => write.latest(),
+            Body::Register(write) => write.latest(),
+        }
+    }
 }
 
 /// One actor's part of a counter, in one life of the key.
@@ -71,6 +83,10 @@ pub(crate) struct Write<M> {
 }
 
 impl<M> Write<M> {
+    fn latest(&self) -> Hlc {
+        self.at.max(self.life.hlc)
+    }
+
     /// Its last dot; `None` if there is no such number.
     pub(crate) fn last(&self) -> Option<u64> {
         self.first.checked_add(u64::try_from(self.added.len()).ok()?)
