@@ -37,7 +37,9 @@ use crate::problem::{Kind, Problem};
 use crate::session::SessionToken;
 use crate::upload::{self, RequestBody};
 
-const TYPES: [&str; 4] = ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"];
+/// The last is what `curl -d` calls whatever it sends.
+const TYPES: [&str; 5] =
+    ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/json", "application/x-www-form-urlencoded"];
 
 /// Answers that are ready together leave together, up to about this many bytes.
 const CHUNK_BYTES: usize = 32 << 10;

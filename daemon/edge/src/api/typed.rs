@@ -126,11 +126,14 @@ pub(super) fn check_mode(ns: &Namespace, view: &NamespaceView, kind: KeyKind) ->
     Err(Refusal::WrongMode { ns: ns.clone(), asked: a_kind(kind).into(), allowed_by: "mode = \"eventual\"".into() }.into())
 }
 
-/// 415 for a body that says that it is something else than JSON. One that says nothing is taken for it.
+/// What `curl -d` calls whatever it sends, unless told otherwise.
+const UNTOLD: &str = "application/x-www-form-urlencoded";
+
+/// 415 for a body that says that it is something else than JSON. One that says nothing is taken for it, and so is `curl -d`'s, which says nothing by it.
 fn check_json(headers: &HeaderMap, kind: KeyKind) -> Result<(), Problem> {
     let Some(text) = fields::text(headers, &CONTENT_TYPE)? else { return Ok(()) };
     let essence = text.split(';').next().unwrap_or("").trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    if ["application/json", UNTOLD].iter().any(|taken| essence.eq_ignore_ascii_case(taken)) {
         return Ok(());
     }
     let (what, form) = (a_kind(kind), update::form(kind));

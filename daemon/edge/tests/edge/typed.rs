@@ -176,13 +176,15 @@ async fn a_body_that_is_no_json_is_415() {
     for (method, path) in
         [("POST", "/v1/counters/data/k"), ("POST", "/v1/sets/data/k"), ("POST", "/v1/maps/data/k"), ("PUT", "/v1/registers/data/k")]
     {
-        for kind in ["application/x-www-form-urlencoded", "text/plain", "application/octet-stream"] {
+        for kind in ["text/plain", "application/octet-stream"] {
             let refused = client.ask(method, path, &[("content-type", kind)], "{\"add\": 1}").await;
             assert_eq!((refused.status, refused.problem().as_str()), (415, "unsupported-media-type"), "{path} {kind}");
             assert!(refused.json()["detail"].as_str().unwrap().contains("application/json"));
         }
         assert_eq!(client.ask(method, path, &[("content-encoding", "gzip")], "{}").await.problem(), "unsupported-media-type");
     }
+    let untold = client.ask("POST", "/v1/counters/data/k", &[("content-type", "application/x-www-form-urlencoded")], "{\"add\": 1}").await;
+    assert_eq!(untold.status, 200, "`curl -d` says so of whatever it sends");
 }
 
 #[tokio::test]

@@ -56,13 +56,18 @@ pub(super) fn text(regions: &[Region], one_way_ms: &OneWayMs) -> String {
     )
 }
 
-/// Five requests that work as they stand, in this order, however fast they are pasted: what is written in one region takes its time
-/// to the next, so the first read waits for it.
-fn curl_lines(regions: &[Region]) -> [String; 5] {
+/// Requests that work as they stand, in this order, however fast they are pasted: what is written in one region takes its time
+/// to the next, so reads of what another region took wait for it. Two regions add to one counter and to one set, and nothing is lost.
+fn curl_lines(regions: &[Region]) -> [String; 10] {
     let (first, second, last) = (&regions[0], &regions[1], &regions[regions.len() - 1]);
     [
         format!("curl -X PUT -H 'Content-Type: text/plain' --data-binary 'hello from {}' {}/v1/kv/data/greeting", first.region, first.http),
         format!("sleep 0.5; curl -i {}/v1/kv/data/greeting", second.http),
+        format!("curl -d '{{\"add\": 2}}' {}/v1/counters/data/visits", first.http),
+        format!("curl -d '{{\"add\": 3}}' {}/v1/counters/data/visits", last.http),
+        format!("sleep 0.5; curl {}/v1/counters/data/visits", second.http),
+        format!("curl -d '{{\"add\": [\"ann\", \"bo\"]}}' {}/v1/sets/data/guests", first.http),
+        format!("sleep 0.5; curl -d '{{\"add\": [\"cy\"], \"remove\": [\"bo\"]}}' {}/v1/sets/data/guests", last.http),
         format!("curl -X PUT --data-binary 'gone in a minute' '{}/v1/kv/cache/note?ttl=60s'", last.http),
         format!("curl '{}/v1/kv/data?prefix=gr'", last.http),
         format!("curl {}/v1/admin/members", first.admin),
@@ -100,9 +105,10 @@ mod tests {
     }
 
     #[test]
-    fn people_get_urls_delays_and_five_lines_to_try() {
+    fn people_get_urls_delays_and_lines_to_try() {
         let text = text(&regions(), &one_way_ms(3, 1.0));
-        assert_eq!(text.lines().filter(|line| line.contains("curl ")).count(), 5);
+        assert_eq!(text.lines().filter(|line| line.contains("curl ")).count(), 10);
+        assert!(text.contains(r#"curl -d '{"add": 2}' http://127.0.0.1:8080/v1/counters/data/visits"#), "{text}");
         assert!(text.contains("116.0"), "{text}");
         assert!(text.contains("http://127.0.0.1:8082"), "{text}");
     }

@@ -40,7 +40,10 @@ pub(super) fn change_of(op: TypedOp, claim: Option<ClaimId>) -> Result<Change, R
 }
 
 fn context_of(bytes: &[u8]) -> Result<RegisterContext, Refusal> {
-    wire::decode(bytes).map_err(|_| Refusal::ContextUnknown)
+    match postcard::take_from_bytes(bytes) {
+        Ok((context, [])) => Ok(context),
+        Ok(_) | Err(_) => Err(Refusal::ContextUnknown),
+    }
 }
 
 /// Whether a change acts on what it observes (E5), so that it needs the state of the key.
@@ -163,7 +166,9 @@ mod tests {
 
     #[test]
     fn a_context_that_no_daemon_gave_is_refused() {
-        let put = TypedOp::RegisterPut { value: Bytes::new(), content_type: None, context: Some(Bytes::from_static(b"\xff\xff\xff")) };
-        assert_eq!(change_of(put, None), Err(Refusal::ContextUnknown));
+        for bytes in [b"\xff\xff\xff".as_slice(), b"\0\0"] {
+            let put = TypedOp::RegisterPut { value: Bytes::new(), content_type: None, context: Some(Bytes::from_static(bytes)) };
+            assert_eq!(change_of(put, None), Err(Refusal::ContextUnknown));
+        }
     }
 }
