@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crdts::{CmRDT, LWWReg};
-use isochrone_ident::{Key, Kind, Namespace, Version, WallMicros};
+use isochrone_ident::{Hlc, Key, Kind, Namespace, Version, WallMicros};
 use serde::{Deserialize, Serialize};
 
-use crate::Typed;
+use crate::{Causes, Typed};
 
 /// A value as a client wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,13 +33,25 @@ pub enum State {
 
 /// The state of one key. For values a last-writer-wins register whose marker is the version of the write; for other kinds a state in which all
 /// writes are joined (E1, E4).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Records are equal when version and state are: the causes are a note to sessions, and replicas may have heard more or less of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     /// The write that left this state, unique for all time; for a typed state, the latest write that is joined in it.
     pub version: Version,
     /// What it left.
     pub state: State,
+    /// What the writes in it depend on (E9); `None`: on nothing that was not stable when they were taken. Shared, never copied.
+    pub causes: Option<Arc<Causes>>,
 }
+
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version && self.state == other.state
+    }
+}
+
+impl Eq for Record {}
 
 /// Two states of one key cannot both be true: two values claim one version, one actor tells two stories, or the states are of two kinds. Some peer broke
 /// E3; nothing was merged. Carries the version at which they differ: of a value its own, of a typed state that of the life's first write.
@@ -51,19 +63,48 @@ impl Record {
     /// A value written at `version`.
     #[must_use]
     pub const fn live(version: Version, live: Live) -> Self {
-        Self { version, state: State::Live(live) }
+        Self { version, state: State::Live(live), causes: None }
     }
 
     /// A delete at `version`.
     #[must_use]
     pub const fn tombstone(version: Version) -> Self {
-        Self { version, state: State::Tombstone }
+        Self { version, state: State::Tombstone, causes: None }
     }
 
     /// A typed state whose latest write is `version`.
     #[must_use]
     pub fn typed(version: Version, typed: Typed) -> Self {
-        Self { version, state: State::Typed(Arc::new(typed)) }
+        Self { version, state: State::Typed(Arc::new(typed)), causes: None }
+    }
+
+    /// The same record with what its writes depend on.
+    #[must_use]
+    pub fn caused_by(self, causes: Option<Arc<Causes>>) -> Self {
+        Self { causes, ..self }
+    }
+
+    /// The same record, which now depends on more.
+    #[must_use]
+    pub fn also_caused_by(self, more: Option<Arc<Causes>>) -> Self {
+        let causes = joined_causes(self.causes, more);
+        Self { version: self.version, state: self.state, causes }
+    }
+
+    /// The latest time in it, its causes included: no honest daemon's clock is behind that by more than the skew bound (E4).
+    #[must_use]
+    pub fn latest(&self) -> Hlc {
+        let caused = self.causes.as_ref().map_or(Hlc::ZERO, |causes| causes.latest());
+        let joined = self.as_typed().and_then(|typed| typed.seen().map(|(_, latest)| latest).max()).unwrap_or(Hlc::ZERO);
+        self.version.hlc.max(caused).max(joined)
+    }
+
+    /// Whether a write of its version can have its causes: those of a value are not later than it. (A typed state has the causes of several writes, so
+    /// only that there are not too many can be said of them.)
+    #[must_use]
+    pub fn has_credible_causes(&self) -> bool {
+        let latest = if self.as_typed().is_some() { Hlc(u64::MAX) } else { self.version.hlc };
+        self.causes.as_ref().is_none_or(|causes| causes.may_precede(Version { hlc: latest, ..self.version }))
     }
 
     /// What its key holds.
@@ -91,19 +132,19 @@ impl Record {
     /// # Errors
     /// [`Conflict`] when one version carries two values, when typed states contradict each other, or when the kinds differ; nothing was merged (E2).
     pub fn merge(self, other: Self) -> Result<Self, Conflict> {
-        let version = self.version;
-        match (self.state, other.state) {
-            (State::Typed(ours), State::Typed(theirs)) => {
-                let version = version.max(other.version);
-                Ok(Self { version, state: State::Typed(joined(ours, &theirs)?) })
-            }
-            (State::Typed(_), _) | (_, State::Typed(_)) => Err(Conflict(other.version)),
-            (ours, theirs) => Self { version, state: ours }.later(Self { version: other.version, state: theirs }),
+        match (&self.state, &other.state) {
+            (State::Typed(_), State::Typed(_)) => {}
+            (State::Typed(_), _) | (_, State::Typed(_)) => return Err(Conflict(other.version)),
+            _ => return self.later(other),
         }
+        let (State::Typed(ours), State::Typed(theirs)) = (self.state, other.state) else { return Err(Conflict(other.version)) };
+        let state = State::Typed(joined(ours, &theirs)?);
+        Ok(Self { version: self.version.max(other.version), state, causes: joined_causes(self.causes, other.causes) })
     }
 
     fn later(self, other: Self) -> Result<Self, Conflict> {
         let version = self.version;
+        let causes = if other.version > version { other.causes.clone() } else { self.causes.clone() };
         let (mut ours, mut theirs) = (register(self), register(other));
         if ours.marker == theirs.marker {
             let longest = longest_deadline(&ours.val, &theirs.val);
@@ -112,7 +153,7 @@ impl Record {
         }
         ours.validate_op(&theirs).map_err(|_| Conflict(version))?;
         ours.apply(theirs);
-        Ok(Self { version: ours.marker, state: ours.val })
+        Ok(Self { version: ours.marker, state: ours.val, causes })
     }
 
     /// Whether merging `other` would change this record; `false` where they cannot be merged.
@@ -170,9 +211,13 @@ impl Record {
         }
     }
 
-    /// Bytes of payload: value and content type; of a typed state, about what it takes up encoded.
+    /// Bytes of payload: value and content type; of a typed state, about what it takes up encoded; and of the causes.
     #[must_use]
     pub fn bytes(&self) -> usize {
+        self.causes.as_ref().map_or(0, |causes| causes.bytes()) + self.state_bytes()
+    }
+
+    fn state_bytes(&self) -> usize {
         match &self.state {
             State::Live(live) => live.value.len() + live.content_type.as_ref().map_or(0, |t| t.len()),
             State::Tombstone => 0,
@@ -199,6 +244,19 @@ fn joined(mut ours: Arc<Typed>, theirs: &Arc<Typed>) -> Result<Arc<Typed>, Confl
         Arc::make_mut(&mut ours).join(theirs)?;
     }
     Ok(ours)
+}
+
+/// What depends on either.
+pub(crate) fn joined_causes(ours: Option<Arc<Causes>>, theirs: Option<Arc<Causes>>) -> Option<Arc<Causes>> {
+    match (ours, theirs) {
+        (Some(mut ours), Some(theirs)) => {
+            if ours != theirs {
+                Arc::make_mut(&mut ours).join(&theirs);
+            }
+            Some(ours)
+        }
+        (ours, theirs) => ours.or(theirs),
+    }
 }
 
 fn register(record: Record) -> LWWReg<State, Version> {
@@ -270,8 +328,8 @@ mod tests {
 
     #[test]
     fn e2_one_version_with_two_values_is_refused_and_not_merged() {
-        let a = Record { version: version(5, 1), state: live("a", None) };
-        let b = Record { version: version(5, 1), state: live("b", None) };
+        let a = Record { version: version(5, 1), causes: None, state: live("a", None) };
+        let b = Record { version: version(5, 1), causes: None, state: live("b", None) };
         assert_eq!(a.clone().merge(b), Err(Conflict(version(5, 1))));
         assert_eq!(a.clone().merge(Record::tombstone(version(5, 1))), Err(Conflict(version(5, 1))));
     }
@@ -288,22 +346,39 @@ mod tests {
 
     #[test]
     fn e8_the_longest_deadline_of_one_version_wins_and_none_beats_all() {
-        let at = |deadline| Record { version: version(5, 1), state: live("a", deadline) };
+        let at = |deadline| Record { version: version(5, 1), causes: None, state: live("a", deadline) };
         assert_eq!(at(Some(10)).merge(at(Some(20))), Ok(at(Some(20))));
         assert_eq!(at(Some(10)).merge(at(None)), Ok(at(None)));
         assert_eq!(at(None).merge(at(Some(10))), Ok(at(None)));
     }
 
     #[test]
+    fn e9_the_winner_of_two_values_keeps_its_own_causes_and_they_tell_no_records_apart() {
+        let causes = |hlc| {
+            let mut session = crate::Session::default();
+            session.note(NodeId(9), Hlc(hlc));
+            Some(Arc::new(Causes::of(&session, Hlc::ZERO)))
+        };
+        let early = record(4, 1).caused_by(causes(2));
+        let late = record(7, 1).caused_by(causes(6));
+        let merged = early.clone().merge(late.clone()).expect("versions are unique");
+        assert_eq!((&merged, &merged.causes), (&late, &late.causes));
+        assert_eq!(early, record(4, 1));
+        assert!(early.has_credible_causes() && late.has_credible_causes());
+        assert!(!record(5, 1).caused_by(causes(6)).has_credible_causes(), "an effect before its cause");
+        assert_eq!(late.caused_by(causes(99)).latest(), Hlc(99), "E4 looks at causes as well");
+    }
+
+    #[test]
     fn e8_a_later_write_may_shorten_the_deadline() {
-        let first = Record { version: version(5, 1), state: live("a", None) };
-        let second = Record { version: version(6, 1), state: live("a", Some(9)) };
+        let first = Record { version: version(5, 1), causes: None, state: live("a", None) };
+        let second = Record { version: version(6, 1), causes: None, state: live("a", Some(9)) };
         assert_eq!(first.merge(second.clone()), Ok(second));
     }
 
     #[test]
     fn e8_a_value_is_gone_at_its_deadline_plus_the_skew_bound() {
-        let record = Record { version: version(5, 1), state: live("a", Some(1_000_000)) };
+        let record = Record { version: version(5, 1), causes: None, state: live("a", Some(1_000_000)) };
         assert!(record.is_visible(WallMicros(1_499_999), 500));
         assert!(!record.is_visible(WallMicros(1_500_000), 500));
     }

@@ -130,6 +130,11 @@ impl Session {
         self.join(&causes.0);
     }
 
+    /// The session depends on what a write depended on.
+    pub fn note_causes(&mut self, causes: &Causes) {
+        self.join(&causes.0);
+    }
+
     /// The session depends on all that another depends on.
     pub fn join(&mut self, other: &Self) {
         self.raise_floor(other.floor);
@@ -313,6 +318,19 @@ impl Causes {
     pub fn join(&mut self, other: &Self) {
         self.0.join(&other.0);
         self.0 = self.0.folded(CAUSES_MAX);
+    }
+
+    /// The latest that the write depends on.
+    #[must_use]
+    pub fn latest(&self) -> Hlc {
+        self.0.latest()
+    }
+
+    /// About the bytes that they take up.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        const NODE_BYTES: usize = 26;
+        16 + self.0.seen.len() * NODE_BYTES
     }
 
     /// Whether the write depends on nothing that is not stable.

@@ -154,6 +154,9 @@ impl Core {
         if items.is_empty() {
             return Ok(());
         }
+        if let Some(item) = items.iter().find(|item| !item.has_credible_causes()) {
+            return Err(("causes", format!("the write of `{}` names causes that are later than itself", item.key)));
+        }
         let names: Vec<Name> = items.iter().map(|item| (item.ns.clone(), item.kind, item.key.clone())).collect();
         let set = self.batch_set(items, answers).map_err(|reason| ("namespace", reason))?;
         let committed = self.store.commit(set).await.map_err(|e| ("store", e.to_string()))?;
@@ -175,7 +178,7 @@ impl Core {
 
     /// Takes the times of some records into this node's clock; refuses them when one is too far ahead (E4).
     pub(crate) fn observe_times(&self, entries: &[Entry]) -> Result<(), String> {
-        self.observe_latest(entries.iter().map(|entry| wire::latest_of(&entry.record)).max())
+        self.observe_latest(entries.iter().map(|entry| entry.record.latest()).max())
     }
 
     fn observe_latest(&self, latest: Option<Hlc>) -> Result<(), String> {
@@ -204,7 +207,7 @@ impl Core {
             relaxed &= evictable;
             let write = match what {
                 What::State(record) => Write::Merge(record),
-                What::Delta { version, delta } => Write::Apply { version, delta },
+                What::Delta { version, delta, causes } => Write::Apply { version, delta, causes },
             };
             entries.push(Placed { slot: View::slot(&ns, key.as_bytes()), ns, kind, key, write, evictable });
         }

@@ -138,6 +138,8 @@ pub enum Mutation {
     AcceptStaleRepair,
     /// E9: a replica answers a session whatever it lacks of what that has seen.
     NoSessionWait,
+    /// E9: who reads a write is not told what that depends on.
+    ForgetCauses,
 }
 
 impl NodeOptions {

@@ -231,14 +231,14 @@ impl Stream<'_> {
     /// one's. One that cannot be read is kept from the peer by ending the stream.
     fn item(&self, logged: Logged, version: Version) -> Result<Option<Item>, String> {
         let Logged { slot, ns, kind, key, delta, .. } = logged;
-        if let Some(delta) = delta {
-            let what = What::Delta { version: logged.version, delta };
-            return Ok(Some(Item { ns, kind, key, what }));
-        }
         let record = self.core.store.get(slot, &ns, kind, key.as_bytes()).map_err(|e| e.to_string())?;
+        let causes = record.as_ref().and_then(|record| record.causes.clone());
+        if let Some(delta) = delta {
+            return Ok(Some(Item { ns, kind, key, what: What::Delta { version: logged.version, delta, causes } }));
+        }
         let Some(record) = record else { return Ok(None) };
         let part = record.as_typed().and_then(|typed| typed.part_of(self.core.id()));
-        let what = part.map_or(What::State(record), |delta| What::Delta { version, delta });
+        let what = part.map_or(What::State(record), |delta| What::Delta { version, delta, causes });
         Ok(Some(Item { ns, kind, key, what }))
     }
 

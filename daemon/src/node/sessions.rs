@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isochrone_edge::Refusal;
-use isochrone_replica::{BadToken, ClusterTag, Lack, Record, Session};
+use isochrone_replica::{BadToken, Causes, ClusterTag, Lack, Record, Session};
 use tokio::time::Instant;
 
 use super::core::{Core, lock};
@@ -57,6 +57,15 @@ impl Core {
         Err(lack)
     }
 
+    /// What a write of this session depends on, as its record is to tell other sessions.
+    pub(crate) fn causes(&self, session: &Session) -> Option<Arc<Causes>> {
+        if session.is_empty() {
+            return None;
+        }
+        let causes = Causes::of(session, self.stable());
+        (!causes.is_empty()).then(|| Arc::new(causes))
+    }
+
     /// The token of an answer: what the session has seen now, less what is stable everywhere.
     pub(crate) fn token(&self, mut session: Session) -> Arc<str> {
         session.prune(self.stable());
@@ -69,6 +78,12 @@ impl Core {
             Some((_, Some(typed))) => typed.seen().for_each(|(node, latest)| session.note(node, latest)),
             Some((record, None)) => session.note(record.version.node, record.version.hlc),
             None => {}
+        }
+        let causes = record.and_then(|record| record.causes.as_ref()).filter(|causes| causes.latest() > self.stable());
+        if let Some(causes) = causes
+            && !self.options.breaks(Mutation::ForgetCauses)
+        {
+            session.note_causes(causes);
         }
         self.token(session)
     }

@@ -35,7 +35,7 @@ impl Core {
         let deadline = command.deadline.min(Instant::now() + self.options.write_deadline);
         let (fingerprint, level) = (command.fingerprint, command.level);
         let (ns, key) = (command.ns.clone(), command.key.clone());
-        let (set, version) = self.write_set(command, evictable)?;
+        let (set, version) = self.write_set(command, evictable, &session)?;
         let committed = self.carry_out(set, version, deadline).await?.map_err(|error| refusal_of(&error))?;
         let first = committed.earlier.as_deref().map(|earlier| first_answer(earlier, fingerprint)).transpose()?;
         if level == Level::Quorum {
@@ -127,7 +127,7 @@ impl Core {
     }
 
     /// The commit of a write, and the version that it gives.
-    fn write_set(&self, command: WriteCommand, evictable: bool) -> Result<(WriteSet, Version), Refusal> {
+    fn write_set(&self, command: WriteCommand, evictable: bool, session: &Session) -> Result<(WriteSet, Version), Refusal> {
         let key = command.idempotency_key.as_ref().map(request_key).transpose()?;
         let now = self.now();
         let version = self.stamps.issue(now);
@@ -147,7 +147,7 @@ impl Core {
                 ns: command.ns,
                 kind: Kind::Value,
                 key: command.key,
-                write: Write::Merge(record),
+                write: Write::Merge(record.caused_by(self.causes(session))),
                 evictable,
             }],
             log: true,

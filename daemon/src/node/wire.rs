@@ -1,10 +1,12 @@
 //! What nodes say to each other about data. Every message is an enum in `postcard`; the mesh's ALPN carries the version (M3).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use isochrone_edge::Listed;
 use isochrone_gossip::ServiceId;
 use isochrone_ident::{Epoch, Hlc, Key, Kind, Namespace, Region, Slot, Version, WallMicros};
-use isochrone_replica::{Delta, Entry, Heard, Record, Sequence, Session};
+use isochrone_replica::{Causes, Delta, Entry, Heard, Record, Sequence, Session};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raft messages, joins and forwarded proposals.
@@ -71,6 +73,8 @@ pub(crate) enum What {
         version: Version,
         /// What it changes.
         delta: Delta,
+        /// What it depends on (E9).
+        causes: Option<Arc<Causes>>,
     },
 }
 
@@ -78,8 +82,19 @@ impl Item {
     /// The latest time in it.
     pub(crate) fn latest(&self) -> Hlc {
         match &self.what {
-            What::State(record) => latest_of(record),
-            What::Delta { version, delta } => version.hlc.max(delta.latest()),
+            What::State(record) => record.latest(),
+            What::Delta { version, delta, causes } => {
+                let caused = causes.as_ref().map_or(Hlc::ZERO, |causes| causes.latest());
+                version.hlc.max(delta.latest()).max(caused)
+            }
+        }
+    }
+
+    /// Whether its write can have its causes.
+    pub(crate) fn has_credible_causes(&self) -> bool {
+        match &self.what {
+            What::State(record) => record.has_credible_causes(),
+            What::Delta { .. } => true,
         }
     }
 
@@ -91,12 +106,6 @@ impl Item {
         };
         what + self.key.as_bytes().len()
     }
-}
-
-/// The latest time in a record.
-pub(crate) fn latest_of(record: &Record) -> Hlc {
-    let inner = record.as_typed().and_then(|typed| typed.seen().map(|(_, latest)| latest).max());
-    inner.map_or(record.version.hlc, |inner| inner.max(record.version.hlc))
 }
 
 /// What a request with an idempotency key was answered, so that a repeat in another region gets the same.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
-use isochrone_replica::{DigestKey, Fingerprint, Live, Record, State, Typed};
+use isochrone_replica::{Causes, DigestKey, Fingerprint, Live, Record, State, Typed};
 use serde::{Deserialize, Serialize, Serializer};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -16,6 +16,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 const SEAL_FORMAT: u8 = 1;
 /// The format of log rows that carry more than a value's name and version.
 const SEAL_FORMAT_OPERATION: u8 = 2;
+/// The format of records whose causes stand in front of what the others hold.
+const SEAL_FORMAT_CAUSED: u8 = 3;
 const SEAL_BYTES: usize = 9;
 const SLOT_BYTES: usize = 2;
 
@@ -31,6 +33,9 @@ pub(crate) struct Stored<'a> {
     pub(crate) version: Version,
     #[serde(borrow)]
     pub(crate) state: StoredState<'a>,
+    /// What the writes in it depend on (E9). Stands in front, in a format of its own, since it is no part of what replicas compare.
+    #[serde(skip)]
+    pub(crate) causes: Option<Arc<Causes>>,
 }
 
 /// The state of a [`Stored`]. Variants are numbered in order on the disk: new ones go to the end.
@@ -74,7 +79,24 @@ impl<'a> Stored<'a> {
             State::Tombstone => StoredState::Tombstone,
             State::Typed(typed) => StoredState::Typed { expires_at: typed.expires_at(), state: Cow::Owned(encode(typed.as_ref())) },
         };
-        Self { insertion, version: record.version, state }
+        Self { insertion, version: record.version, state, causes: record.causes.clone() }
+    }
+
+    /// Seals it as the row of that name into `out`, whose earlier content is dropped.
+    pub(crate) fn seal(&self, row: &[u8], out: &mut Vec<u8>) {
+        match &self.causes {
+            None => seal(row, self, out),
+            Some(causes) => seal_as(SEAL_FORMAT_CAUSED, row, &(causes, self), out),
+        }
+    }
+
+    /// Reads what [`Stored::seal`] wrote under the same name.
+    pub(crate) fn unseal(row: &[u8], bytes: &'a [u8]) -> Result<Self, Corrupt> {
+        if bytes.first() != Some(&SEAL_FORMAT_CAUSED) {
+            return unseal(row, bytes);
+        }
+        let (causes, stored): (Arc<Causes>, Self) = unseal_as(SEAL_FORMAT_CAUSED, row, bytes)?;
+        Ok(Self { causes: Some(causes), ..stored })
     }
 
     /// The record, its value copied out of the page.
@@ -88,7 +110,7 @@ impl<'a> Stored<'a> {
             StoredState::Tombstone => State::Tombstone,
             StoredState::Typed { state, .. } => State::Typed(postcard::from_bytes::<Typed>(state).map(Arc::new).map_err(|_| Corrupt)?),
         };
-        Ok(Record { version: self.version, state })
+        Ok(Record { version: self.version, state, causes: self.causes.clone() })
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -149,7 +171,11 @@ fn unseal_as<'a, T: Deserialize<'a>>(format: u8, name: &[u8], bytes: &'a [u8]) -
 /// What stands for a record in its slot's digest (E6): over the name of its row without the slot, and its version and state as they are sealed, which is canonical.
 /// `None` for a record that may be evicted: it has a place in the order of eviction, told in front of its version.
 pub(crate) fn fingerprint(key: DigestKey, row: &[u8], sealed: &[u8]) -> Option<Fingerprint> {
-    let (is_evictable, state) = sealed.get(SEAL_BYTES..)?.split_first()?;
+    let mut body = sealed.get(SEAL_BYTES..)?;
+    if sealed.first() == Some(&SEAL_FORMAT_CAUSED) {
+        (_, body) = postcard::take_from_bytes::<Causes>(body).ok()?;
+    }
+    let (is_evictable, state) = body.split_first()?;
     (*is_evictable == 0).then(|| Fingerprint::of(key, row.get(SLOT_BYTES..).unwrap_or_default(), state))
 }
 
@@ -281,16 +307,35 @@ mod tests {
                 content_type: content_type.map(Arc::from),
                 expires_at: expires_at.map(WallMicros),
             }),
+            causes: None,
         }
     }
 
     #[test]
     fn the_bytes_of_a_record_on_disk_never_change() {
         let mut bytes = Vec::new();
-        seal(b"row", &Stored::of(&record(b"v", Some("t"), Some(5)), Some(6)), &mut bytes);
+        Stored::of(&record(b"v", Some("t"), Some(5)), Some(6)).seal(b"row", &mut bytes);
         assert_eq!(bytes[0], SEAL_FORMAT);
         assert_eq!(bytes[SEAL_BYTES..], [1, 6, 0x82, 2, 3, 4, 0, 1, 5, 1, 1, b't', 1, b'v']);
         assert_eq!(bytes[1..SEAL_BYTES], [0x6f, 0xd6, 0xb4, 0x7b, 0xc6, 0x21, 0x57, 0xf2]);
+    }
+
+    #[test]
+    fn e9_causes_lie_in_front_and_are_no_part_of_what_replicas_compare() {
+        let mut session = isochrone_replica::Session::default();
+        session.note(NodeId(7), Hlc(9));
+        let causes = Arc::new(Causes::of(&session, Hlc::ZERO));
+        let (plain, mut caused) = (record(b"v", None, None), record(b"v", None, None));
+        caused.causes = Some(Arc::clone(&causes));
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        Stored::of(&plain, None).seal(b"\0\0row", &mut without);
+        Stored::of(&caused, None).seal(b"\0\0row", &mut with);
+        assert_eq!((with[0], &with[SEAL_BYTES..]), (3, [&[0, 1, 7, 9], &without[SEAL_BYTES..]].concat().as_slice()));
+        let read = Stored::unseal(b"\0\0row", &with).and_then(|stored| stored.to_record()).expect("it was sealed so");
+        assert_eq!((&read, read.causes.as_ref()), (&caused, Some(&causes)));
+        let print =
+            |sealed: &[u8]| fingerprint(DigestKey::of(&isochrone_ident::ClusterName::new("c").expect("a name")), b"\0\0row", sealed);
+        assert!(print(&with).is_some() && print(&with) == print(&without));
     }
 
     fn operation(kind: Kind) -> StoredOperation<'static> {

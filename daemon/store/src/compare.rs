@@ -6,7 +6,7 @@ use bytes::Bytes;
 use isochrone_ident::{Key, Kind, Namespace, Slot, WallMicros};
 use isochrone_replica::{BUCKETS, DigestKey, Item, SlotDigest, bucket_of};
 
-use crate::codec::{Stored, fingerprint, name_row, namespace_of_row, parse_name_row, parse_record_row, slot_range, unseal};
+use crate::codec::{Stored, fingerprint, name_row, namespace_of_row, parse_name_row, parse_record_row, slot_range};
 use crate::{ReadError, Store};
 
 /// One page of the records of some buckets.
@@ -99,7 +99,7 @@ impl Store {
     }
 
     fn item(&self, key: DigestKey, row: &[u8], sealed: &[u8]) -> Option<Item> {
-        let Ok(stored) = unseal::<Stored<'_>>(row, sealed) else {
+        let Ok(stored) = Stored::unseal(row, sealed) else {
             if let Ok((_, ns, kind, key)) = parse_record_row(row) {
                 self.corrupt_record(&ns, kind, key.as_bytes());
             }

@@ -27,7 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use isochrone_ident::{Namespace, SLOTS, Slot};
 use isochrone_replica::{DigestKey, Fingerprint, SlotDigest, bucket_of};
 
-use crate::codec::{Corrupt, Stored, fingerprint, namespace_of_row, slot_of_row, slot_range, unseal};
+use crate::codec::{Corrupt, Stored, fingerprint, namespace_of_row, slot_of_row, slot_range};
 use crate::shared::Shared;
 use crate::tables::Snapshot;
 
@@ -232,7 +232,7 @@ impl Page {
     }
 
     fn take(&mut self, key: DigestKey, row: &[u8], sealed: &[u8]) {
-        let (Ok(slot), Ok(_)) = (slot_of_row(row), unseal::<Stored<'_>>(row, sealed)) else {
+        let (Ok(slot), Ok(_)) = (slot_of_row(row), Stored::unseal(row, sealed)) else {
             self.corrupt += 1;
             return;
         };

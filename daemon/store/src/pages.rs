@@ -6,7 +6,7 @@ use bytes::Bytes;
 use isochrone_ident::{Key, Kind, Namespace, Slot};
 use isochrone_replica::{Entry, Sequence};
 
-use crate::codec::{Stored, StoredOperation, name_row, parse_name_row, parse_record_row, record_row, slot_range, unseal};
+use crate::codec::{Stored, StoredOperation, name_row, parse_name_row, parse_record_row, record_row, slot_range};
 use crate::tables::Snapshot;
 use crate::words::{Listed, Listing, LogPage, Logged, Page, RequestKey};
 use crate::{ReadError, Store};
@@ -61,7 +61,7 @@ impl Store {
         let mut row = Vec::new();
         record_row(slot, ns, kind, key.as_bytes(), &mut row);
         let Some(found) = snapshot.records.get(row.as_slice()).map_err(|error| self.disk_error(&error.into()))? else { return Ok(None) };
-        let Ok(stored) = unseal::<Stored<'_>>(&row, found.value()) else {
+        let Ok(stored) = Stored::unseal(&row, found.value()) else {
             self.corrupt_record(ns, kind, key.as_bytes());
             return Ok(None);
         };
@@ -88,7 +88,7 @@ impl Store {
                 let (name, sealed) = row.map_err(|error| self.disk_error(&error.into()))?;
                 let Ok((_, ns, kind, key)) = parse_record_row(name.value()) else { continue };
                 let at = (ns.clone(), kind, key.clone());
-                match unseal::<Stored<'_>>(name.value(), sealed.value()).and_then(|stored| stored.to_record()) {
+                match Stored::unseal(name.value(), sealed.value()).and_then(|stored| stored.to_record()) {
                     Ok(record) => page.entries.push(Entry { ns, kind, key, record }),
                     Err(_) => drop(self.corrupt_record(&ns, kind, key.as_bytes())),
                 }

@@ -146,7 +146,7 @@ impl Store {
             let Some(found) = snapshot.records.get(row.as_slice()).map_err(|error| self.disk_error(&error.into()))? else {
                 return Ok(None);
             };
-            let record = unseal::<Stored<'_>>(&row, found.value()).and_then(|stored| stored.to_record());
+            let record = Stored::unseal(&row, found.value()).and_then(|stored| stored.to_record());
             record.map(Some).map_err(|_| self.corrupt_record(ns, kind, key))
         })
     }

@@ -1,10 +1,11 @@
 //! What goes into a store and what comes out of it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use isochrone_ident::{Key, Kind, Namespace, Slot, Version, WallMicros};
-use isochrone_replica::{Change, Delta, Entry, Record, Sequence, Stamp, State, TypedLimits, Upkeep};
+use isochrone_replica::{Causes, Change, Delta, Entry, Record, Sequence, Stamp, State, TypedLimits, Upkeep};
 use serde::Serialize;
 
 /// A name that is too long, or empty.
@@ -103,6 +104,8 @@ pub enum Write {
         version: Version,
         /// What it changes.
         delta: Delta,
+        /// What it depends on (E9).
+        causes: Option<Arc<Causes>>,
     },
     /// A client's write of a typed key, taken here: carried out on what is held, in the order of commits, so that no two writes are given one dot, and with
     /// [`Durability::AtOnce`] none is used before it is on disk (E3). A refusal refuses the set: [`WriteError::Refused`](crate::WriteError::Refused).
@@ -114,6 +117,8 @@ pub enum Write {
         stamp: Stamp,
         /// How large the key may grow.
         limits: TypedLimits,
+        /// What it depends on (E9).
+        causes: Option<Arc<Causes>>,
     },
     /// Drops what a typed key holds and nobody needs any more. The version stays; a key that holds nothing else afterwards is left to be forgotten.
     Prune(Upkeep),

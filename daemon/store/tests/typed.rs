@@ -18,7 +18,7 @@ fn stamp(hlc: u64) -> Stamp {
 }
 
 fn change(change: Change, hlc: u64) -> Write {
-    Write::Change { change, stamp: stamp(hlc), limits: TypedLimits { set_members: 3, ..TypedLimits::default() } }
+    Write::Change { change, stamp: stamp(hlc), limits: TypedLimits { set_members: 3, ..TypedLimits::default() }, causes: None }
 }
 
 fn count(text: &str, add: i64, hlc: u64) -> Placed {
@@ -196,7 +196,7 @@ fn deltas(store: &Store) -> Vec<Placed> {
     let page = store.log_after(Sequence(0), 100).expect("reads");
     assert_eq!((page.skipped, page.through), (0, store.stats().last_sequence));
     let apply = |one: isochrone_store::Logged| {
-        let write = Write::Apply { version: one.version, delta: one.delta.expect("of a set") };
+        let write = Write::Apply { version: one.version, delta: one.delta.expect("of a set"), causes: None };
         Placed { slot: one.slot, ns: one.ns, kind: one.kind, key: one.key, write, evictable: false }
     };
     page.operations.into_iter().map(apply).collect()
@@ -294,7 +294,9 @@ fn e8_pruning_drops_what_has_expired_and_leaves_the_version() {
     run(async {
         let store = World::default().open();
         let expiring = Stamp { expires_at: Some(WallMicros(2_000_000)), ..stamp(1) };
-        let entry = |change, stamp| write("data", Kind::Counter, "k", Write::Change { change, stamp, limits: TypedLimits::default() });
+        let entry = |change, stamp| {
+            write("data", Kind::Counter, "k", Write::Change { change, stamp, limits: TypedLimits::default(), causes: None })
+        };
         let count = |add| Change::Count { add, claim: None };
         store.commit(one(entry(count(5), expiring))).await.expect("commits");
         assert_eq!(

@@ -113,7 +113,7 @@ async fn a_crash_at_any_step_leaves_the_old_store_or_the_new_one() {
 fn entry(kind: Kind, key: &[u8], node: u128, hlc: u64, state: State) -> Entry {
     let version = Version { hlc: Hlc(hlc), node: NodeId(node), incarnation: Incarnation(1) };
     let ns = Namespace::new("data").expect("a name");
-    Entry { ns, kind, key: Key::new(key.to_vec()).expect("a key"), record: Record { version, state } }
+    Entry { ns, kind, key: Key::new(key.to_vec()).expect("a key"), record: Record { version, state, causes: None } }
 }
 
 fn live(value: &'static [u8]) -> State {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use isochrone_edge::{Datum, Level, Receipt, Refusal, SessionToken, Source, TypedRead, TypedServed, TypedWrite, TypedWritten};
 use isochrone_ident::{Key, Kind, Namespace, Slot, Version};
-use isochrone_replica::{Change, ChangeRefused, Record, Session, Stamp, TypedLimits};
+use isochrone_replica::{Causes, Change, ChangeRefused, Record, Session, Stamp, TypedLimits};
 use isochrone_store::{Committed, Durability, KeptAnswer, Placed, RequestKey, Write, WriteError, WriteSet};
 use tokio::time::Instant;
 
@@ -41,6 +41,7 @@ struct Changing {
     limits: TypedLimits,
     request: Option<RequestKey>,
     fingerprint: u128,
+    causes: Option<Arc<Causes>>,
 }
 
 /// How a change ended that was not refused.
@@ -82,7 +83,7 @@ impl Core {
         self.follow_session(&session)?;
         let deadline = command.deadline.min(Instant::now() + self.options.write_deadline);
         let level = command.level;
-        let changing = self.changing(&view, command, evictable)?;
+        let changing = self.changing(&view, command, evictable, &session)?;
         let Some(spec) = view.namespace(&changing.ns) else { return Err(Refusal::NoSuchNamespace(changing.ns)) };
         let Changing { ns, kind, key, slot, .. } = &changing;
         let wanted = Wanted { spec, slot: *slot, ns, kind: *kind, key, session: &session, deadline };
@@ -98,7 +99,7 @@ impl Core {
         self.typed_written(&view, &changing, ended, level, session.clone(), deadline).await
     }
 
-    fn changing(&self, view: &View, command: TypedWrite, evictable: bool) -> Result<Changing, Refusal> {
+    fn changing(&self, view: &View, command: TypedWrite, evictable: bool, session: &Session) -> Result<Changing, Refusal> {
         let request = command.idempotency_key.as_ref().map(request_key).transpose()?;
         let claim = command.idempotency_key.as_ref().map(|key| words::claim_of(&command.ns, key));
         let bounds = self.options.typed;
@@ -120,6 +121,7 @@ impl Core {
             limits,
             request,
             fingerprint: command.fingerprint,
+            causes: self.causes(session),
         })
     }
 
@@ -203,7 +205,8 @@ impl Core {
             write,
             evictable: changing.evictable,
         };
-        let change = Write::Change { change: changing.change.clone(), stamp, limits: changing.limits };
+        let (limits, causes) = (changing.limits, changing.causes.clone());
+        let change = Write::Change { change: changing.change.clone(), stamp, limits, causes };
         let first = FirstAnswer { fingerprint: changing.fingerprint, version };
         let until = now.plus_millis(millis(self.options.idempotency_ttl));
         let kept = |key| KeptAnswer { key, until, body: wire::encode(&first), counted: changing.kind == Kind::Counter };

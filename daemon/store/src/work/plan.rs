@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isochrone_ident::{Kind, Version};
-use isochrone_replica::{Applied, Change, ChangeRefused, Conflict, Delta, Record, Stamp, State, Typed, TypedLimits, Upkeep};
+use isochrone_replica::{Applied, Causes, Change, ChangeRefused, Conflict, Delta, Record, Stamp, State, Typed, TypedLimits, Upkeep};
 
 use super::Work;
 use super::rows::Held;
@@ -35,6 +35,13 @@ enum Verdict {
 }
 
 impl Verdict {
+    /// The state to be put depends on what the held one depends on, and on more (E9).
+    fn caused_by(self, held: Option<&Stored<'_>>, more: Option<&Arc<Causes>>) -> Self {
+        let Self::Put { record, delta } = self else { return self };
+        let held = held.and_then(|held| held.causes.clone());
+        Self::Put { record: record.caused_by(held).also_caused_by(more.cloned()), delta }
+    }
+
     const fn put(record: Record) -> Self {
         Self::Put { record, delta: None }
     }
@@ -117,10 +124,13 @@ fn decide(placed: &Placed, held: Option<&Stored<'_>>, rollbacks: u64) -> Result<
     let verdict = match &placed.write {
         Write::Merge(record) if is_of_another_kind(record, placed.kind) => Verdict::Contradicts(Conflict(record.version)),
         Write::Merge(record) => merge(record, held),
-        Write::Apply { version, delta } if delta.kind() != placed.kind => Verdict::Contradicts(Conflict(*version)),
-        Write::Apply { version, delta } => apply(*version, delta, held),
-        Write::Prune(upkeep) => prune(*upkeep, held, rollbacks),
-        Write::Change { change: asked, stamp, limits } => return change(placed.kind, asked, *stamp, limits, held, rollbacks),
+        Write::Apply { version, delta, .. } if delta.kind() != placed.kind => Verdict::Contradicts(Conflict(*version)),
+        Write::Apply { version, delta, causes } => apply(*version, delta, held).caused_by(held, causes.as_ref()),
+        Write::Prune(upkeep) => prune(*upkeep, held, rollbacks).caused_by(held, None),
+        Write::Change { change: asked, stamp, limits, causes } => {
+            let verdict = change(placed.kind, asked, *stamp, limits, held, rollbacks)?;
+            return Ok(verdict.caused_by(held, causes.as_ref()));
+        }
     };
     Ok(verdict)
 }
@@ -164,7 +174,7 @@ fn apply(version: Version, delta: &Delta, held: Option<&Stored<'_>>) -> Verdict 
     match (Typed::apply(state, delta), &held) {
         (Ok(Applied::Changed(next)), _) => Verdict::put(Record::typed(later, next)),
         (Ok(Applied::Covered), Some((known, state))) if later > *known => {
-            Verdict::put(Record { version: later, state: State::Typed(Arc::clone(state)) })
+            Verdict::put(Record { version: later, state: State::Typed(Arc::clone(state)), causes: None })
         }
         (Ok(Applied::Covered), _) => Verdict::Keep,
         (Ok(Applied::Gap), _) => Verdict::Gap,

@@ -5,7 +5,7 @@ use isochrone_replica::{Fingerprint, Record, Sequence};
 use redb::ReadableTable;
 
 use super::Work;
-use crate::codec::{Stored, StoredOperation, fingerprint, seal, unseal};
+use crate::codec::{Stored, StoredOperation, fingerprint};
 use crate::digests::Difference;
 use crate::tables::{log_cost, record_cost};
 use crate::words::{Before, Changed, Placed, SlotTotals, WriteSet};
@@ -38,7 +38,7 @@ impl Work<'_> {
     pub(super) fn look<T>(&self, see: impl FnOnce(Option<Stored<'_>>) -> T) -> Result<Option<(Held, T)>, redb::Error> {
         let Some(found) = self.records.get(self.row.as_slice())? else { return Ok(None) };
         let cost = record_cost(&self.row, found.value().len());
-        let Ok(stored) = unseal::<Stored<'_>>(&self.row, found.value()) else {
+        let Ok(stored) = Stored::unseal(&self.row, found.value()) else {
             return Ok(Some((Held { cost, insertion: None, print: None, before: None }, see(None))));
         };
         let before = Before { version: stored.version, live: stored.is_live(), expires_at: stored.expires_at() };
@@ -59,7 +59,7 @@ impl Work<'_> {
         let insertion = if placed.evictable { Some(self.insert_evictable()?) } else { None };
         let stored = Stored::of(record, insertion);
         let live = stored.is_live();
-        seal(&self.row, &stored, &mut self.sealed);
+        stored.seal(&self.row, &mut self.sealed);
         self.records.insert(self.row.as_slice(), self.sealed.as_slice())?;
         if held.is_none() {
             self.names.insert(&self.row[2..], placed.slot.number())?;
