@@ -5,7 +5,7 @@
 //!   a write becomes visible ─> Source::invalidate ─┐
 //!   Horizon::heard_from_all ─> Source::heartbeat ──┴─ one stream, in order ─> Streams::invalidated, ::heartbeat
 //!   Source::ticket ─> the state is read ─> answer ─── by any other way ─────> Streams::may_keep ─> the copy, with its ticket
-//!                                                                             Streams::age_ms   ─> Isochrone-Age-Ms
+//!                                                                             copy_age_ms       ─> Isochrone-Age-Ms
 //! ```
 //!
 //! The replica says of each write, in the order of its [`Position`]s, which key it touched, and now and then up to which time it shows
@@ -69,6 +69,13 @@ impl CopyTicket {
     #[must_use]
     pub fn is_outdated_by(&self, opening: Opening, position: Position) -> bool {
         self.opening != opening || position > self.position
+    }
+
+    /// Up to when a kept copy reflects every write that any daemon took: as the last heartbeat of its opening says, if that came after the state
+    /// was read; else as it was when it was read.
+    #[must_use]
+    pub fn shown_by(&self, heartbeat: CopyHeartbeat) -> Hlc {
+        if heartbeat.position >= self.position { heartbeat.shown.max(self.shown) } else { self.shown }
     }
 }
 
@@ -136,12 +143,10 @@ struct Stream {
     latest: BTreeMap<KeyHash, Position>,
     /// What came up to here is not remembered.
     forgotten: Position,
-    /// The life before this one, as far as it was heard.
-    before: Option<(Opening, CopyHeartbeat)>,
 }
 
 impl Stream {
-    fn new(opening: Opening, before: Option<(Opening, CopyHeartbeat)>) -> Self {
+    fn new(opening: Opening) -> Self {
         Self {
             opening,
             is_live: true,
@@ -150,7 +155,6 @@ impl Stream {
             recent: VecDeque::new(),
             latest: BTreeMap::new(),
             forgotten: Position(0),
-            before,
         }
     }
 
@@ -168,12 +172,6 @@ impl Stream {
                 self.latest.remove(&oldest);
             }
         }
-    }
-
-    /// The last heartbeat of that life, if it is still known.
-    fn heartbeat_of(&self, opening: Opening) -> Option<CopyHeartbeat> {
-        let before = self.before.filter(|(life, _)| *life == opening).map(|(_, heartbeat)| heartbeat);
-        if self.opening == opening { Some(self.heartbeat) } else { before }
     }
 }
 
@@ -195,9 +193,8 @@ impl Streams {
     /// A stream from a replica begins. Copies of its earlier life may be served still, and grow older. One that is no later than the
     /// life that is known changes nothing.
     pub fn open(&mut self, replica: NodeId, opening: Opening) {
-        let before = self.replicas.get(&replica).map(|old| (old.opening, old.heartbeat));
-        if before.is_none_or(|(earlier, _)| earlier < opening) {
-            self.replicas.insert(replica, Stream::new(opening, before));
+        if self.replicas.get(&replica).is_none_or(|earlier| earlier.opening < opening) {
+            self.replicas.insert(replica, Stream::new(opening));
         }
     }
 
@@ -208,7 +205,7 @@ impl Streams {
         }
     }
 
-    /// The replica is no member any more. Its copies keep the bound that they were read with.
+    /// The replica is no member any more, or nothing is wanted of it. Its copies keep the bound that they have.
     pub fn forget(&mut self, replica: NodeId) {
         self.replicas.remove(&replica);
     }
@@ -230,14 +227,21 @@ impl Streams {
         Ok(())
     }
 
-    /// A heartbeat has arrived.
+    /// A heartbeat has arrived: what the copies of this opening rest on from now on, and after the stream has broken too.
     ///
     /// # Errors
     /// [`StreamGap`] when an invalidation before it is missing, or the stream is not live; it then counts as broken.
-    pub fn heartbeat(&mut self, replica: NodeId, opening: Opening, heartbeat: CopyHeartbeat) -> Result<(), StreamGap> {
+    pub fn heartbeat(&mut self, replica: NodeId, opening: Opening, heartbeat: CopyHeartbeat) -> Result<CopyHeartbeat, StreamGap> {
         let stream = self.take(replica, opening, heartbeat.position, |processed| processed)?;
         stream.heartbeat = CopyHeartbeat { shown: heartbeat.shown.max(stream.heartbeat.shown), ..heartbeat };
-        Ok(())
+        Ok(stream.heartbeat)
+    }
+
+    /// What the copies of every replica reflect, by the last heartbeats; `None` where none has said anything yet. A daemon that promises no more than
+    /// this to be stable (E7) lets no session's token be pruned of what its copies lack (E9).
+    #[must_use]
+    pub fn shown_by_all(&self) -> Option<Hlc> {
+        self.replicas.values().map(|stream| stream.heartbeat.shown).filter(|&shown| shown > Hlc::ZERO).min()
     }
 
     fn take(
@@ -264,23 +268,12 @@ impl Streams {
             ticket.position >= stream.forgotten && stream.latest.get(&key).is_none_or(|&position| position <= ticket.position)
         })
     }
+}
 
-    /// Up to when a kept copy reflects every write that any daemon took: as the last heartbeat says, if it came after the state was read
-    /// and in the same life of the stream; else as it was when it was read.
-    #[must_use]
-    pub fn shown(&self, replica: NodeId, ticket: &CopyTicket) -> Hlc {
-        let heartbeat = self.replicas.get(&replica).and_then(|stream| stream.heartbeat_of(ticket.opening));
-        heartbeat
-            .filter(|heartbeat| heartbeat.position >= ticket.position)
-            .map_or(ticket.shown, |heartbeat| heartbeat.shown.max(ticket.shown))
-    }
-
-    /// How old a kept copy may be, in milliseconds, rounded up. `None` while some daemon had never been heard by the replica.
-    #[must_use]
-    pub fn age_ms(&self, replica: NodeId, ticket: &CopyTicket, now: WallMicros) -> Option<u64> {
-        let shown = self.shown(replica, ticket);
-        (shown > Hlc::ZERO).then(|| now.0.saturating_sub(shown.wall().0).div_ceil(1000))
-    }
+/// How old a copy may be that reflects everything up to `shown`, in milliseconds, rounded up. `None` while some daemon had never been heard by the replica.
+#[must_use]
+pub fn copy_age_ms(shown: Hlc, now: WallMicros) -> Option<u64> {
+    (shown > Hlc::ZERO).then(|| now.0.saturating_sub(shown.wall().0).div_ceil(1000))
 }
 
 /// Whether a copy of that age may be served in a namespace that allows `max_staleness_ms`; without such a limit, however old it is.
@@ -341,14 +334,15 @@ mod tests {
     fn e10_the_age_is_that_of_the_last_heartbeat_and_grows_when_the_stream_breaks() {
         let mut streams = streams();
         let copy = ticket(0, 1_000);
-        assert_eq!(streams.age_ms(R, &copy, WallMicros(1_500_000)), Some(500));
-        streams.heartbeat(R, LIFE, beat(0, 2_000)).expect("in order");
-        assert_eq!(streams.age_ms(R, &copy, WallMicros(2_010_000)), Some(10));
+        assert_eq!(copy_age_ms(copy.shown_by(CopyHeartbeat::default()), WallMicros(1_500_000)), Some(500));
+        let heard = streams.heartbeat(R, LIFE, beat(0, 2_000)).expect("in order");
+        assert_eq!(copy_age_ms(copy.shown_by(heard), WallMicros(2_010_000)), Some(10));
         streams.broken(R, LIFE);
         assert!(streams.heartbeat(R, LIFE, beat(0, 3_000)).is_err());
-        assert_eq!(streams.age_ms(R, &copy, WallMicros(3_000_000)), Some(1_000));
+        assert_eq!(copy_age_ms(copy.shown_by(heard), WallMicros(3_000_000)), Some(1_000));
         assert!(may_serve(Some(1_000), Some(1_000)) && !may_serve(Some(1_001), Some(1_000)));
         assert!(may_serve(None, None) && !may_serve(None, Some(u64::MAX)));
+        assert_eq!(copy_age_ms(Hlc::ZERO, WallMicros(5)), None);
     }
 
     #[test]
@@ -356,28 +350,38 @@ mod tests {
         let mut streams = streams();
         streams.heartbeat(R, LIFE, beat(0, 2_000)).expect("in order");
         streams.open(R, Opening(8));
-        streams.heartbeat(R, Opening(8), beat(0, 9_000)).expect("in order");
-        assert_eq!(streams.shown(R, &ticket(0, 1_000)), at(2_000), "as the stream of then has shown");
         assert!(!streams.may_keep(R, &ticket(0, 1_000), KEY));
         assert!(ticket(5, 1_000).is_outdated_by(Opening(8), Position(1)));
         streams.open(R, LIFE);
         assert_eq!(streams.live().collect::<Vec<_>>(), [(R, Opening(8))], "an opening of before");
-        streams.open(R, Opening(9));
-        assert_eq!(streams.shown(R, &ticket(0, 1_000)), at(1_000), "as it was read");
     }
 
     #[test]
     fn e10_a_heartbeat_from_before_the_state_was_read_makes_no_copy_younger_than_the_state() {
+        assert_eq!(ticket(1, 1_000).shown_by(beat(0, 2_000)), at(1_000));
+        assert_eq!(ticket(1, 1_000).shown_by(beat(1, 2_000)), at(2_000));
+        assert_eq!(ticket(1, 3_000).shown_by(beat(1, 2_000)), at(3_000));
+    }
+
+    #[test]
+    fn e10_what_all_copies_reflect_is_the_least_of_the_streams_that_said_anything() {
         let mut streams = streams();
+        assert_eq!(streams.shown_by_all(), None);
         streams.heartbeat(R, LIFE, beat(0, 2_000)).expect("in order");
-        assert_eq!(streams.shown(R, &ticket(1, 1_000)), at(1_000));
+        streams.open(NodeId(2), LIFE);
+        assert_eq!(streams.shown_by_all(), Some(at(2_000)), "copies of the other rest on nothing yet");
+        streams.heartbeat(NodeId(2), LIFE, beat(0, 1_000)).expect("in order");
+        streams.broken(NodeId(2), LIFE);
+        assert_eq!(streams.shown_by_all(), Some(at(1_000)), "copies of a broken stream may be served still");
+        streams.forget(NodeId(2));
+        assert_eq!(streams.shown_by_all(), Some(at(2_000)));
     }
 
     #[test]
     fn e10_a_hole_breaks_the_stream() {
         for arrive in [
             |streams: &mut Streams| streams.invalidated(R, LIFE, KEY, Position(2)),
-            |streams: &mut Streams| streams.heartbeat(R, LIFE, beat(1, 5)),
+            |streams: &mut Streams| streams.heartbeat(R, LIFE, beat(1, 5)).map(drop),
             |streams: &mut Streams| streams.invalidated(R, LIFE, KEY, Position(0)),
         ] {
             let mut streams = streams();

@@ -41,7 +41,7 @@ mod session;
 mod typed;
 
 pub use clock::{Clock, ClockAhead, ClockLimits, Observed};
-pub use copies::{CopyHeartbeat, CopyTicket, KeyHash, Opening, Position, Source, StreamGap, Streams, may_serve};
+pub use copies::{CopyHeartbeat, CopyTicket, KeyHash, Opening, Position, Source, StreamGap, Streams, copy_age_ms, may_serve};
 pub use delivery::{Delivery, Lapse, Pass, Sequence};
 pub use differences::{Differing, Grounds, Verdict, differing_items};
 pub use digest::{

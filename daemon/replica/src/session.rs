@@ -178,6 +178,13 @@ impl Session {
         horizon.members().filter_map(lacking).min_by_key(|lack| lack.has)
     }
 
+    /// Whether what reflects every daemon's writes up to `shown` has all that the session has seen, but for the writes that `me` took: what it holds of
+    /// those beside is for the caller to say.
+    #[must_use]
+    pub fn is_shown_by(&self, shown: Hlc, me: NodeId) -> bool {
+        self.floor <= shown && self.seen.iter().all(|(&node, &hlc)| node == me || hlc <= shown)
+    }
+
     fn raise_floor(&mut self, floor: Hlc) {
         self.floor = self.floor.max(floor);
         let floor = self.floor;
@@ -379,6 +386,15 @@ mod tests {
     fn roamed(nodes: u64) -> Session {
         let spread = |n: u64| xxh3_64(&n.to_le_bytes());
         session((0..nodes).map(|n| (NodeId(u128::from(spread(n)) << 64 | u128::from(n)), Hlc((NOW.0 - spread(n) % 60_000_000) << 8))))
+    }
+
+    #[test]
+    fn e9_a_copy_has_what_a_session_saw_up_to_the_time_that_it_shows_but_for_the_holders_own_writes() {
+        let seen = session([(A, Hlc(5)), (B, Hlc(9))]);
+        assert!(seen.is_shown_by(Hlc(9), C) && !seen.is_shown_by(Hlc(8), C));
+        assert!(seen.is_shown_by(Hlc(5), B) && !seen.is_shown_by(Hlc(4), B));
+        let floored = Session { floor: Hlc(7), ..Session::default() };
+        assert!(floored.is_shown_by(Hlc(7), B) && !floored.is_shown_by(Hlc(6), B));
     }
 
     #[test]

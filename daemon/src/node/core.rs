@@ -16,7 +16,7 @@ use super::actors::Actors;
 use super::options::{Environment, NodeOptions};
 use super::stamp::Stamps;
 use super::view::View;
-use super::{feeds::Feeds, fill::Filled, traffic::Traffic};
+use super::{copies::Copies, feeds::Feeds, fill::Filled, traffic::Traffic};
 
 /// The shared state of one running node. Everything in it is either immutable, exchanged whole, or behind a lock that is held for
 /// a few instructions and never across an await.
@@ -36,6 +36,9 @@ pub(crate) struct Core {
     pub(crate) horizon: Mutex<Horizon>,
     pub(crate) heard_from_all: AtomicU64,
     pub(crate) stable_through: AtomicU64,
+    /// What this node itself has promised to be stable; what others take for stable is at most that.
+    pub(crate) promised: AtomicU64,
+    pub(crate) copies: Copies,
     /// Changes whenever a member has been heard.
     pub(crate) heard: watch::Sender<()>,
     /// Changes whenever a peer has acknowledged more of the log.
@@ -72,8 +75,13 @@ impl Core {
 
     /// How old a read of this node's own store may be, in milliseconds. On the path of every read: no lock.
     pub(crate) fn age_ms(&self) -> Option<u64> {
-        let oldest = Hlc(self.heard_from_all.load(Ordering::Acquire));
+        let oldest = self.shown();
         (oldest > Hlc::ZERO).then(|| self.now().0.saturating_sub(oldest.wall().0).div_ceil(1000))
+    }
+
+    /// Up to when this node's own store shows every write that any member took, of keys that it is a replica of.
+    pub(crate) fn shown(&self) -> Hlc {
+        Hlc(self.heard_from_all.load(Ordering::Acquire))
     }
 
     /// Changes what is known of the members' watermarks.
@@ -82,6 +90,7 @@ impl Core {
         change(&mut horizon);
         self.heard_from_all.store(horizon.heard_from_all().0, Ordering::Release);
         self.stable_through.store(horizon.stable_through().0, Ordering::Release);
+        self.promised.fetch_max(horizon.heard(self.id()).stable_through.0, Ordering::AcqRel);
         drop(horizon);
         self.heard.send_replace(());
     }

@@ -1,4 +1,4 @@
-//! Finding a key's state: in this node's own store where it is a replica, else at the nearest replica that answers (M8).
+//! Finding a key's state: in this node's own store where it is a replica, else in a copy (E10), else at the nearest replica that answers (M8).
 //!
 //! What is asked of an answer beside the level: that it shows all that the session has seen (E9), and that it is no older than the namespace allows
 //! (`max_staleness`, E10). A node that lags waits a little, then asks replicas that may be ahead of it; whoever answers first is taken.
@@ -13,9 +13,10 @@ use isochrone_config::NamespaceSpec;
 use isochrone_edge::{Level, Refusal, Source};
 use isochrone_gossip::{Call, CallError, Traffic};
 use isochrone_ident::{Key, Kind, Namespace, NodeId, Region, Slot};
-use isochrone_replica::{Record, Session};
+use isochrone_replica::{Opening, Record, Session};
 use tokio::time::Instant;
 
+use super::copies::Name;
 use super::core::Core;
 use super::view::View;
 use super::wire::{self, ReadAnswer, ReadRequest};
@@ -50,9 +51,14 @@ pub(crate) struct Found {
 }
 
 impl Wanted<'_> {
-    /// The question to a replica.
-    pub(crate) fn request(&self) -> Bytes {
-        wire::encode(&ReadRequest { ns: self.ns.clone(), kind: self.kind, key: self.key.clone(), session: self.session.clone() })
+    /// What is asked of a replica; a copy of its answer may rest on that stream.
+    pub(crate) fn request(&self, copy: Option<Opening>) -> Bytes {
+        let (ns, kind, key, session) = (self.ns.clone(), self.kind, self.key.clone(), self.session.clone());
+        wire::encode(&ReadRequest { ns, kind, key, session, copy })
+    }
+
+    pub(crate) fn name(&self) -> Name<'_> {
+        Name { ns: self.ns, kind: self.kind, key: self.key.as_bytes() }
     }
 
     /// The namespace's bound on the age of an answer, in milliseconds.
@@ -72,16 +78,23 @@ impl Core {
         if view.reads_here(wanted.spec, wanted.slot) {
             return self.find_here(view, wanted).await;
         }
+        if let Some(copied) = self.fresh_copy(wanted.spec, wanted.ns, wanted.kind, wanted.key.as_bytes(), wanted.session) {
+            return Ok(self.found_here(copied.record, copied.age_ms));
+        }
+        self.want_copies(view, wanted.ns, wanted.slot);
         let own = self.own_record(wanted)?;
-        match self.ask_others(view, wanted).await {
+        match self.ask_others(view, wanted, true).await {
             Ok(answer) => Ok(self.joined(own, answer)),
             Err(detail) => self.without_replica(wanted, own, detail),
         }
     }
 
-    /// No replica answered: a write that this node took itself is still here, and an answer with an unknown age is better than none, where
-    /// the namespace allows it and the session asks for no more.
+    /// No replica answered. A copy says how old it may be (E10). Else a write that this node took itself is still here, and an answer with an
+    /// unknown age is better than none, where the namespace allows it and the session asks for no more.
     fn without_replica(&self, wanted: &Wanted<'_>, own: Option<Record>, detail: String) -> Result<Found, Refusal> {
+        if let Some(copied) = self.copy_in_need(wanted, &detail)? {
+            return Ok(self.found_here(join(own, copied.record), copied.age_ms));
+        }
         if let Some(lack) = self.lacks(wanted.session) {
             return Err(not_caught_up(&lack.to_string(), &detail));
         }
@@ -102,7 +115,7 @@ impl Core {
             if is_fresh {
                 tokio::time::sleep(PATIENCE).await;
             }
-            self.ask_others(view, wanted).await
+            self.ask_others(view, wanted, false).await
         };
         let here = async {
             match self.catch_up(wanted.session, wanted.deadline).await {
@@ -120,7 +133,7 @@ impl Core {
             },
             answer = &mut elsewhere => match answer {
                 Ok(answer) => Ok(self.joined(self.own_record(wanted)?, answer)),
-                Err(detail) if !is_fresh => Err(self.too_stale(wanted, &detail)),
+                Err(detail) if !is_fresh => Err(self.too_stale(wanted, self.age_ms(), &detail)),
                 Err(detail) => match here.await {
                     Ok(()) => Ok(self.found_here(self.own_record(wanted)?, self.age_ms())),
                     Err(lack) => Err(not_caught_up(&lack.to_string(), &detail)),
@@ -129,10 +142,10 @@ impl Core {
         }
     }
 
-    fn too_stale(&self, wanted: &Wanted<'_>, detail: &str) -> Refusal {
+    pub(crate) fn too_stale(&self, wanted: &Wanted<'_>, age_ms: Option<u64>, detail: &str) -> Refusal {
         metrics::counter!("isochrone_node_refused_total", "reason" => "too_stale").increment(1);
         tracing::debug!(detail, "no replica is fresh enough");
-        Refusal::TooStale { age_ms: self.age_ms().unwrap_or(u64::MAX), max_ms: wanted.age_ms_max().unwrap_or(u64::MAX) }
+        Refusal::TooStale { age_ms: age_ms.unwrap_or(u64::MAX), max_ms: wanted.age_ms_max().unwrap_or(u64::MAX) }
     }
 
     fn found_here(&self, record: Option<Record>, age_ms: Option<u64>) -> Found {
@@ -158,17 +171,16 @@ impl Core {
         }
     }
 
-    /// Asks the key's other replicas for what `wanted` asks.
-    async fn ask_others(&self, view: &View, wanted: &Wanted<'_>) -> Result<ReadAnswer, String> {
+    /// Asks the key's other replicas for what `wanted` asks, and keeps copies of what they say if told so.
+    async fn ask_others(&self, view: &View, wanted: &Wanted<'_>, copies: bool) -> Result<ReadAnswer, String> {
         let replicas = view.replicas(wanted.ns, wanted.slot).read;
         let deadline = wanted.deadline.min(Instant::now() + self.options.read_deadline);
         let deadline = if wanted.session.is_empty() { deadline } else { deadline.min(Instant::now() + self.options.session_wait) };
-        self.ask_nearest(&replicas, wanted, deadline).await
+        self.ask_nearest(&replicas, wanted, copies, deadline).await
     }
 
     /// Asks the nearest replica, the next one too once the first is late or has failed, and takes the first answer that will do (M8).
-    async fn ask_nearest(&self, replicas: &[NodeId], wanted: &Wanted<'_>, deadline: Instant) -> Result<ReadAnswer, String> {
-        let request = wanted.request();
+    async fn ask_nearest(&self, replicas: &[NodeId], wanted: &Wanted<'_>, copies: bool, deadline: Instant) -> Result<ReadAnswer, String> {
         let ranked: Vec<NodeId> = self.mesh.rank(replicas).into_iter().filter(|&n| n != self.id()).collect();
         let mut waiting = FuturesUnordered::new();
         let mut failures = Vec::new();
@@ -176,7 +188,7 @@ impl Core {
         loop {
             let patience = match next.next() {
                 Some(&node) => {
-                    waiting.push(self.ask(node, request.clone(), deadline));
+                    waiting.push(self.ask_one_of(node, wanted, copies, deadline));
                     self.mesh.hedge_after(node)
                 }
                 None => deadline.saturating_duration_since(Instant::now()),
@@ -206,6 +218,14 @@ impl Core {
         }
     }
 
+    /// Asks a replica for what `wanted` asks, and keeps a copy of what it says if told so.
+    async fn ask_one_of(&self, node: NodeId, wanted: &Wanted<'_>, copies: bool, deadline: Instant) -> Result<ReadAnswer, String> {
+        let opening = if copies { self.copy_stream(node) } else { None };
+        let answer = self.ask(node, wanted.request(opening), deadline).await?;
+        self.keep_copy(wanted, node, &answer);
+        Ok(answer)
+    }
+
     /// Asks one replica.
     pub(crate) async fn ask(&self, node: NodeId, body: Bytes, deadline: Instant) -> Result<ReadAnswer, String> {
         let asked = Instant::now();
@@ -219,16 +239,20 @@ impl Core {
     }
 
     /// Answers a peer's read, once this node has all that the session has seen.
-    pub(crate) async fn answer_read(&self, body: &[u8], deadline: Instant) -> Result<Bytes, String> {
+    pub(crate) async fn answer_read(&self, from: NodeId, body: &[u8], deadline: Instant) -> Result<Bytes, String> {
         let request: ReadRequest = wire::decode(body)?;
         self.catch_up(&request.session, deadline).await.map_err(|lack| lack.to_string())?;
-        let view = self.view.load();
+        // In this order (E10): what is shown, what is served, the ticket, the state.
+        let (shown, view) = (self.shown(), self.view.load_full());
         let slot = View::slot(&request.ns, request.key.as_bytes());
         if !view.replicas(&request.ns, slot).read.contains(&self.id()) {
             return Err("not a replica of this key; the epochs differ".to_owned());
         }
+        let ticket = request.copy.and_then(|opening| self.copies.ticket(from, opening, slot, shown, view.serves()));
         let record = self.store.get(slot, &request.ns, request.kind, request.key.as_bytes()).map_err(|e| e.to_string())?;
-        Ok(wire::encode(&ReadAnswer { record, age_ms: self.age_ms(), region: self.me.region.clone() }))
+        // What is served no longer may be on its way out of the store.
+        let ticket = ticket.filter(|_| self.view.load().serves() == view.serves());
+        Ok(wire::encode(&ReadAnswer { record, age_ms: self.age_ms(), region: self.me.region.clone(), ticket }))
     }
 }
 

@@ -18,7 +18,7 @@ use super::core::{Core, lock};
 use super::find::{Found, Wanted, join};
 use super::options::Mutation;
 use super::view::View;
-use super::wire::{self, MendRequest, ReadAnswer, ReadRequest};
+use super::wire::{self, MendRequest, ReadAnswer};
 
 /// Whether those that satisfy `has` are a majority of each set.
 fn is_majority(sets: &[Vec<NodeId>], has: impl Fn(NodeId) -> bool) -> bool {
@@ -84,12 +84,7 @@ impl Core {
         wanted: &Wanted<'_>,
         deadline: Instant,
     ) -> Result<Vec<(NodeId, ReadAnswer)>, Refusal> {
-        let request = wire::encode(&ReadRequest {
-            ns: wanted.ns.clone(),
-            kind: wanted.kind,
-            key: wanted.key.clone(),
-            session: wanted.session.clone(),
-        });
+        let request = wanted.request(None);
         let mut asked: FuturesUnordered<_> = replicas.iter().map(|&node| self.ask_one(node, request.clone(), deadline)).collect();
         let (mut answers, mut failures) = (Vec::new(), Vec::new());
         while let Some((node, answer)) = asked.next().await {
@@ -109,7 +104,7 @@ impl Core {
         if node != self.id() {
             return (node, self.ask(node, request, deadline).await);
         }
-        let own = self.answer_read(&request, deadline).await;
+        let own = self.answer_read(node, &request, deadline).await;
         (node, own.and_then(|bytes| wire::decode(&bytes)).map_err(|e| format!("this node: {e}")))
     }
 

@@ -14,6 +14,7 @@
 //! Time, randomness, sockets and disks come in with [`NodeParts`], so that a whole cluster of nodes runs in one thread in virtual time.
 
 mod actors;
+mod copies;
 mod core;
 mod emulate;
 mod feeds;

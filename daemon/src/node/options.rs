@@ -140,6 +140,10 @@ pub enum Mutation {
     NoSessionWait,
     /// E9: who reads a write is not told what that depends on.
     ForgetCauses,
+    /// E10: keeps an answer that an invalidation has overtaken.
+    KeepOvertakenCopy,
+    /// E10: takes a copy for fresh until an invalidation comes, whether or not the stream lives that would bring it.
+    TrustBrokenStream,
 }
 
 impl NodeOptions {

@@ -24,7 +24,7 @@ pub(crate) fn check_level(spec: &NamespaceSpec, level: Level) -> Result<(), Refu
 }
 
 impl Core {
-    /// Answers on the spot where this node is a replica, has all that the session has seen, and is fresh enough.
+    /// Answers on the spot where this node is a replica or has a copy, which has all that the session has seen and is fresh enough.
     pub(crate) fn glance(&self, ns: &Namespace, key: &[u8], level: Level, session: Option<&str>) -> Glance {
         let view = self.view.load();
         let Some(spec) = view.namespace(ns) else { return Glance::Ask };
@@ -33,19 +33,25 @@ impl Core {
         }
         let slot = View::slot(ns, key);
         let Ok(session) = self.session_of(session) else { return Glance::Ask };
+        if !view.reads_here(spec, slot) {
+            let copied = self.fresh_copy(spec, ns, Kind::Value, key, &session);
+            return copied.map_or(Glance::Ask, |copied| self.glanced(copied.record, copied.age_ms, session));
+        }
         let age_ms = self.age_ms();
         let is_fresh = spec.max_staleness.is_none_or(|max| age_ms.is_some_and(|age| age <= max.as_millis()));
-        if !view.reads_here(spec, slot) || !is_fresh || self.lacks(&session).is_some() {
+        if !is_fresh || self.lacks(&session).is_some() {
             return Glance::Ask;
         }
         match self.store.get(slot, ns, Kind::Value, key) {
-            Ok(record) => {
-                let token = self.token_of(session, record.as_ref());
-                let receipt = Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms, session: Some(token) };
-                Glance::Answer(Served { object: self.object(record), receipt, source: Source::Hit })
-            }
+            Ok(record) => self.glanced(record, age_ms, session),
             Err(_) => Glance::Ask,
         }
+    }
+
+    fn glanced(&self, record: Option<Record>, age_ms: Option<u64>, session: Session) -> Glance {
+        let token = self.token_of(session, record.as_ref());
+        let receipt = Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms, session: Some(token) };
+        Glance::Answer(Served { object: self.object(record), receipt, source: Source::Hit })
     }
 
     /// Reads a key in an eventual namespace.

@@ -91,7 +91,7 @@ fn note_failure(core: &Core, peer: NodeId, reason: &str) {
 }
 
 /// Waits for a while, or less when something about the peers changes (it may have come back).
-async fn wait_for_peer(core: &Core, peer: NodeId, pause: Duration) {
+pub(crate) async fn wait_for_peer(core: &Core, peer: NodeId, pause: Duration) {
     let alive = |core: &Core| core.mesh.is_connected(peer);
     let was_alive = alive(core);
     let mut changed = core.mesh.changed();

@@ -54,11 +54,11 @@ impl Service for Router {
             let from = from.node;
             return Box::pin(async move { council.handle(from, body).await.map_err(Refused) });
         }
-        let core = self.core();
+        let (core, from) = (self.core(), from.node);
         Box::pin(async move {
             let core = core?;
             let answer = match service {
-                wire::READ => core.answer_read(&body, deadline).await,
+                wire::READ => core.answer_read(from, &body, deadline).await,
                 wire::LIST => core.answer_list(&body, deadline).await,
                 wire::FETCH => core.answer_fetch(&body),
                 wire::FILLED => core.answer_filled(&body),
@@ -74,6 +74,9 @@ impl Service for Router {
         match self.core() {
             Ok(core) if service == wire::REPLICATE => {
                 tokio::spawn(core.receive_feed(from, channel));
+            }
+            Ok(core) if service == wire::COPIES => {
+                tokio::spawn(core.announce_to(from, channel));
             }
             // Dropping the channel tells the peer, which tries again later.
             _ => drop(channel),

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::actors::Actors;
+use super::copies::{self, Copies};
 use super::core::{Core, lock};
 use super::emulate::EmulatedNetwork;
 use super::feeds::Feeds;
@@ -155,6 +156,7 @@ impl Node {
         let hooks = Arc::new(parts.hooks);
         join::adopt(&core, &doorkeeper, &hooks);
         restore_cursors(&core, recalled.trimmed);
+        copies::observe(&core);
         router.node_is(&core);
         spawn_tasks(&core, &doorkeeper, &hooks);
         Ok(Self { core, hooks, started: Instant::now() })
@@ -211,6 +213,7 @@ fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Re
     let view = View::of(&council.state(), me.node);
     store.trim_log(recalled.trimmed);
     let delivery = Delivery::new(recalled.trimmed, view.phase_number());
+    let copies = Copies::new(options.copies, recalled.incarnation.0, environment.seed);
     let head: Sequence = store.stats().last_sequence.max(recalled.trimmed);
     Ok(Arc::new(Core {
         stamps: Stamps::new(me.node, recalled.incarnation, recalled.last, options.clock),
@@ -229,6 +232,9 @@ fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Re
         horizon: Mutex::new(Horizon::default()),
         heard_from_all: AtomicU64::new(0),
         stable_through: AtomicU64::new(0),
+        // An earlier run has promised no more than this.
+        promised: AtomicU64::new(recalled.last.0),
+        copies,
         heard: watch::Sender::new(()),
         acknowledged: watch::Sender::new(()),
         head: watch::Sender::new(head),
@@ -256,6 +262,7 @@ fn spawn_tasks(core: &Arc<Core>, doorkeeper: &Arc<Doorkeeper>, hooks: &Arc<Hooks
     core.spawn(join::heed(Arc::clone(core), Arc::clone(hooks)));
     core.spawn(upkeep::watermarks(Arc::clone(core)));
     core.spawn(upkeep::sweep(Arc::clone(core)));
+    core.spawn(copies::follow_all(Arc::clone(core)));
     core.spawn(fill::fill(Arc::clone(core)));
     core.spawn(fill::drive(Arc::clone(core)));
 }

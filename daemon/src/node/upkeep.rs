@@ -48,6 +48,7 @@ async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
     };
     let (trimmed, delivered) = if core.options.breaks(Mutation::TrimUndelivered) { (head, head) } else { (trimmed, delivered) };
     let stable_through = frontier.passed(delivered);
+    let stable_through = core.copies.promise_max().map_or(stable_through, |max| stable_through.min(max));
     // Together: a place that was acknowledged before an epoch says nothing of what a peer needs since.
     let (phase, cursors): (_, Vec<_>) = {
         let delivery = lock(&core.delivery);
@@ -66,6 +67,7 @@ async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
 }
 
 fn gauges(core: &Core, head: Sequence, trimmed: Sequence) {
+    core.copies.gauges();
     metrics::gauge!("isochrone_node_log_backlog_operations").set((head.0 - trimmed.0.min(head.0)) as f64);
     for (peer, sequence) in lock(&core.delivery).peers() {
         metrics::gauge!("isochrone_node_peer_backlog_operations", "peer" => peer.to_string()).set((head.0 - sequence.0.min(head.0)) as f64);

@@ -9,6 +9,7 @@ use isochrone_council::{ClusterState, Member};
 use isochrone_edge::{Mode, NamespaceView};
 use isochrone_ident::{Epoch, Namespace, NodeId, Slot};
 use isochrone_placement::{Phase, Placement, slot_of};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The cluster as of one council decision.
 #[derive(Debug, Clone)]
@@ -24,6 +25,7 @@ pub(crate) struct View {
     /// Where every key lives.
     pub(crate) placement: Arc<Placement>,
     replica_counts: BTreeSet<usize>,
+    serves: u64,
     me: NodeId,
 }
 
@@ -36,6 +38,12 @@ pub(crate) struct Replicas {
     pub(crate) joining: Vec<NodeId>,
 }
 
+/// The node's place in each slot's row, since a namespace with fewer replicas uses the first ones.
+fn serves(placement: &Placement, me: NodeId) -> u64 {
+    let place = |slot| placement.eventual.read_set(slot).position(|node| node == me).map_or(u8::MAX, |place| place as u8);
+    xxh3_64(&Slot::all().map(place).collect::<Vec<u8>>())
+}
+
 impl View {
     /// The view of a council state; the cluster file in it was checked before it was proposed.
     pub(crate) fn of(state: &ClusterState, me: NodeId) -> Self {
@@ -45,6 +53,7 @@ impl View {
         });
         let replica_counts = spec.namespaces().map(|ns| usize::from(ns.replicas)).collect();
         Self {
+            serves: serves(&state.placement, me),
             replica_counts,
             applied: state.applied,
             members: state.members.clone(),
@@ -112,6 +121,11 @@ impl View {
     /// Whether this node answers reads of that key from its own store, without allocation (P4).
     pub(crate) fn reads_here(&self, spec: &NamespaceSpec, slot: Slot) -> bool {
         self.placement.eventual.read_set(slot).take(usize::from(spec.replicas)).any(|n| n == self.me)
+    }
+
+    /// Stands for all that this node answers reads for: differs when that does.
+    pub(crate) fn serves(&self) -> u64 {
+        self.serves
     }
 
     /// The slot of a key.

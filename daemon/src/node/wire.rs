@@ -6,7 +6,8 @@ use bytes::Bytes;
 use isochrone_edge::Listed;
 use isochrone_gossip::ServiceId;
 use isochrone_ident::{Epoch, Hlc, Key, Kind, Namespace, Region, Slot, Version, WallMicros};
-use isochrone_replica::{Causes, Delta, Entry, Heard, Record, Sequence, Session};
+use isochrone_placement::SlotSet;
+use isochrone_replica::{Causes, CopyHeartbeat, CopyTicket, Delta, Entry, Heard, KeyHash, Opening, Position, Record, Sequence, Session};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raft messages, joins and forwarded proposals.
@@ -25,6 +26,8 @@ pub(crate) const FILLED: ServiceId = ServiceId(6);
 pub(crate) const PULL: ServiceId = ServiceId(7);
 /// A state that a quorum read found newer than the receiver's.
 pub(crate) const MEND: ServiceId = ServiceId(8);
+/// The stream on which a replica tells a daemon that holds copies what has changed (E10).
+pub(crate) const COPIES: ServiceId = ServiceId(10);
 
 /// On the replication stream, from the daemon that took the writes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -149,6 +152,8 @@ pub(crate) struct ReadRequest {
     pub(crate) key: Key,
     /// What the client has seen: the replica answers once it has all of that (E9).
     pub(crate) session: Session,
+    /// The stream of invalidations that a copy of the answer may rest on; the key's slot is among its slots from now on (E10).
+    pub(crate) copy: Option<Opening>,
 }
 
 /// Asks for the states of keys.
@@ -185,6 +190,43 @@ pub(crate) struct ReadAnswer {
     pub(crate) age_ms: Option<u64>,
     /// The replica's region.
     pub(crate) region: Region,
+    /// What a copy of the state has to carry, where one may be kept (E10).
+    pub(crate) ticket: Option<CopyTicket>,
+}
+
+/// On the stream of invalidations, from the daemon that holds copies (E10).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum CopyAsk {
+    /// The first: what the stream is called, and the slots to tell of.
+    Open {
+        /// This life of the stream; later ones of a daemon are higher.
+        opening: Opening,
+        /// The slots.
+        slots: SlotSet,
+    },
+    /// More slots.
+    Add {
+        /// The slots.
+        slots: Vec<Slot>,
+    },
+}
+
+/// On the stream of invalidations, from the replica (E10).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum CopyNews {
+    /// Writes that have become visible, one after the other.
+    Changed {
+        /// The first one's place; each that follows has the next.
+        first: Position,
+        /// The keys, and the latest write in each.
+        keys: Vec<(KeyHash, Version)>,
+    },
+    /// Everything up to a time was announced before it.
+    Heartbeat(CopyHeartbeat),
+    /// More has changed than the replica keeps for a daemon that does not read it: the stream ends, and something is missing at its end.
+    Overflowed,
+    /// The replica has as many streams as it may; why, for a person.
+    Refused(String),
 }
 
 /// A page of key names of the slots that one replica was asked to answer for.
@@ -291,6 +333,8 @@ mod tests {
             let _ = decode::<PullRequest>(&bytes);
             let _ = decode::<PullAnswer>(&bytes);
             let _ = decode::<ReadAnswer>(&bytes);
+            let _ = decode::<CopyAsk>(&bytes);
+            let _ = decode::<CopyNews>(&bytes);
             let _ = decode::<ListRequest>(&bytes);
             let _ = decode::<ListAnswer>(&bytes);
             let _ = decode::<FetchRequest>(&bytes);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use isochrone_ident::{Hlc, NodeId, WallMicros};
 
-use super::{CopyHeartbeat, CopyTicket, KeyHash, Opening, Position, Source, Streams};
+use super::{CopyHeartbeat, CopyTicket, KeyHash, Opening, Position, Source, Streams, copy_age_ms};
 
 const REPLICA: NodeId = NodeId(1);
 const KEYS: u64 = 2;
@@ -60,6 +60,8 @@ struct World {
     answers: Vec<Answer>,
     opening: Opening,
     streams: Streams,
+    /// What the copies of each opening rest on.
+    heartbeats: BTreeMap<Opening, CopyHeartbeat>,
     copies: BTreeMap<KeyHash, (CopyTicket, Hlc)>,
     served: usize,
 }
@@ -83,6 +85,7 @@ impl World {
             answers: Vec::new(),
             opening,
             streams,
+            heartbeats: BTreeMap::new(),
             copies: BTreeMap::new(),
             served: 0,
         }
@@ -153,7 +156,9 @@ impl World {
     fn arrive(&mut self) {
         let taken = match self.on_the_way.pop_front() {
             None => Ok(()),
-            Some(Message::Heartbeat(heartbeat)) => self.streams.heartbeat(REPLICA, self.opening, heartbeat),
+            Some(Message::Heartbeat(heartbeat)) => self.streams.heartbeat(REPLICA, self.opening, heartbeat).map(|heartbeat| {
+                self.heartbeats.insert(self.opening, heartbeat);
+            }),
             Some(Message::Invalidation(key, position)) => {
                 let outdated = |ticket: &CopyTicket| ticket.is_outdated_by(self.opening, position);
                 if self.broken != Broken::CopiesNotDropped && self.copies.get(&key).is_some_and(|(ticket, _)| outdated(ticket)) {
@@ -185,7 +190,8 @@ impl World {
     /// A copy must show the last write of its key that was taken before the age it claims.
     fn serve(&mut self, key: KeyHash) -> Result<(), String> {
         let Some(&(ticket, state)) = self.copies.get(&key) else { return Ok(()) };
-        let Some(age_ms) = self.streams.age_ms(REPLICA, &ticket, WallMicros(self.now_micros)) else { return Ok(()) };
+        let heartbeat = self.heartbeats.get(&ticket.opening).copied().unwrap_or_default();
+        let Some(age_ms) = copy_age_ms(ticket.shown_by(heartbeat), WallMicros(self.now_micros)) else { return Ok(()) };
         let since = Hlc::at(WallMicros(self.now_micros.saturating_sub(age_ms * 1000)));
         let due = self.taken.iter().rfind(|(written, hlc)| *written == key && *hlc <= since).map(|(_, hlc)| *hlc);
         self.served += 1;
