@@ -90,7 +90,11 @@ fn give_up(shared: &Shared, me: usize, reason: String) {
     lock(&shared.fatal)[me].get_or_insert(reason);
 }
 
-async fn start(shared: &Arc<Shared>, me: usize) -> Result<Node, String> {
+/// Starts the daemon of a host, with its disks as they are.
+///
+/// # Errors
+/// Why it did not start, in words.
+pub async fn start(shared: &Arc<Shared>, me: usize) -> Result<Node, String> {
     let sockets = TurmoilSockets::bind(shared, me).await.map_err(|e| format!("the socket: {e}"))?;
     let disks = lock(&shared.disks)[me].clone();
     let environment = environment(shared, me);

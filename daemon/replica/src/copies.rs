@@ -143,10 +143,12 @@ struct Stream {
     latest: BTreeMap<KeyHash, Position>,
     /// What came up to here is not remembered.
     forgotten: Position,
+    /// What the lives before this one had shown in the end.
+    shown_before: Hlc,
 }
 
 impl Stream {
-    fn new(opening: Opening) -> Self {
+    fn new(opening: Opening, shown_before: Hlc) -> Self {
         Self {
             opening,
             is_live: true,
@@ -155,7 +157,13 @@ impl Stream {
             recent: VecDeque::new(),
             latest: BTreeMap::new(),
             forgotten: Position(0),
+            shown_before,
         }
+    }
+
+    /// What the copies reflect: until this life has said something, those of the lives before it.
+    fn shown(&self) -> Hlc {
+        if self.heartbeat.shown > Hlc::ZERO { self.heartbeat.shown } else { self.shown_before }
     }
 
     fn is(&self, opening: Opening) -> bool {
@@ -193,8 +201,10 @@ impl Streams {
     /// A stream from a replica begins. Copies of its earlier life may be served still, and grow older. One that is no later than the
     /// life that is known changes nothing.
     pub fn open(&mut self, replica: NodeId, opening: Opening) {
-        if self.replicas.get(&replica).is_none_or(|earlier| earlier.opening < opening) {
-            self.replicas.insert(replica, Stream::new(opening));
+        let earlier = self.replicas.get(&replica);
+        if earlier.is_none_or(|earlier| earlier.opening < opening) {
+            let shown_before = earlier.map_or(Hlc::ZERO, Stream::shown);
+            self.replicas.insert(replica, Stream::new(opening, shown_before));
         }
     }
 
@@ -241,7 +251,7 @@ impl Streams {
     /// this to be stable (E7) lets no session's token be pruned of what its copies lack (E9).
     #[must_use]
     pub fn shown_by_all(&self) -> Option<Hlc> {
-        self.replicas.values().map(|stream| stream.heartbeat.shown).filter(|&shown| shown > Hlc::ZERO).min()
+        self.replicas.values().map(Stream::shown).filter(|&shown| shown > Hlc::ZERO).min()
     }
 
     fn take(
@@ -373,6 +383,11 @@ mod tests {
         streams.heartbeat(NodeId(2), LIFE, beat(0, 1_000)).expect("in order");
         streams.broken(NodeId(2), LIFE);
         assert_eq!(streams.shown_by_all(), Some(at(1_000)), "copies of a broken stream may be served still");
+        streams.open(NodeId(2), Opening(8));
+        streams.open(NodeId(2), Opening(9));
+        assert_eq!(streams.shown_by_all(), Some(at(1_000)), "nobody may have answered yet");
+        streams.heartbeat(NodeId(2), Opening(9), beat(0, 1_500)).expect("in order");
+        assert_eq!(streams.shown_by_all(), Some(at(1_500)));
         streams.forget(NodeId(2));
         assert_eq!(streams.shown_by_all(), Some(at(2_000)));
     }

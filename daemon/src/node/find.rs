@@ -176,6 +176,10 @@ impl Core {
         let replicas = view.replicas(wanted.ns, wanted.slot).read;
         let deadline = wanted.deadline.min(Instant::now() + self.options.read_deadline);
         let deadline = if wanted.session.is_empty() { deadline } else { deadline.min(Instant::now() + self.options.session_wait) };
+        let deadline = match self.patience_with_copy(wanted, &replicas) {
+            Some(patience) if copies => deadline.min(Instant::now() + patience),
+            _ => deadline,
+        };
         self.ask_nearest(&replicas, wanted, copies, deadline).await
     }
 

@@ -221,6 +221,7 @@ impl Held {
 
     /// Copies, and the bytes that are counted for them.
     pub(crate) fn size(&self) -> (u64, u64) {
+        self.cache.run_pending_tasks();
         (self.cache.entry_count(), self.cache.weighted_size())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use isochrone_config::NamespaceSpec;
 use isochrone_edge::Refusal;
@@ -14,6 +15,10 @@ use crate::node::find::{Wanted, join, not_caught_up};
 use crate::node::options::Mutation;
 use crate::node::view::View;
 use crate::node::wire::ReadAnswer;
+
+/// With a copy to serve instead, a replica is waited for this many times the 95th percentile of its recent answers, and no less than that.
+const HEDGES: u32 = 3;
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
 /// A state that may be served, and how old it may be.
 pub(crate) struct Copied {
@@ -63,6 +68,14 @@ impl Core {
             Worth::Behind => Err(not_caught_up("the copy here may lack writes that the session has seen", detail)),
             Worth::Outdated => Ok(None),
         }
+    }
+
+    /// Until when a replica is waited for, while there is a copy that could be served instead.
+    pub(crate) fn patience_with_copy(&self, wanted: &Wanted<'_>, replicas: &[NodeId]) -> Option<Duration> {
+        let copy = self.copies.held.copy_of(&wanted.name())?;
+        let is_good = matches!(self.worth(wanted.spec, &copy, wanted.session), Worth::Good(_));
+        let nearest = self.mesh.rank(replicas).first().copied()?;
+        is_good.then(|| (self.mesh.hedge_after(nearest) * HEDGES).max(PATIENCE_MIN))
     }
 
     fn worth(&self, spec: &NamespaceSpec, copy: &Arc<Copy>, session: &Session) -> Worth {
