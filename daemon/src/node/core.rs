@@ -75,12 +75,12 @@ impl Core {
 
     /// How old a read of this node's own store may be, in milliseconds. On the path of every read: no lock.
     pub(crate) fn age_ms(&self) -> Option<u64> {
-        let oldest = self.shown();
+        let oldest = self.shown_through();
         (oldest > Hlc::ZERO).then(|| self.now().0.saturating_sub(oldest.wall().0).div_ceil(1000))
     }
 
     /// Up to when this node's own store shows every write that any member took, of keys that it is a replica of.
-    pub(crate) fn shown(&self) -> Hlc {
+    pub(crate) fn shown_through(&self) -> Hlc {
         Hlc(self.heard_from_all.load(Ordering::Acquire))
     }
 

@@ -247,7 +247,7 @@ impl Core {
         let request: ReadRequest = wire::decode(body)?;
         self.catch_up(&request.session, deadline).await.map_err(|lack| lack.to_string())?;
         // In this order (E10): what is shown, what is served, the ticket, the state.
-        let (shown, view) = (self.shown(), self.view.load_full());
+        let (shown, view) = (self.shown_through(), self.view.load_full());
         let slot = View::slot(&request.ns, request.key.as_bytes());
         if !view.replicas(&request.ns, slot).read.contains(&self.id()) {
             return Err("not a replica of this key; the epochs differ".to_owned());

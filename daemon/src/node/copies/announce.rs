@@ -201,7 +201,7 @@ impl Stream<'_> {
 
     /// What this node shows is read first: should what it serves have changed before that, the view tells, and the stream ends.
     fn beat(&self) -> bool {
-        let shown = self.core.shown();
+        let shown = self.core.shown_through();
         self.core.view.load().serves() == self.serves && self.core.copies.announcer.beat(self.peer, self.opening, shown)
     }
 

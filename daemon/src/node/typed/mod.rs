@@ -159,7 +159,7 @@ impl Core {
     /// The joined states of all replicas that answer, and why others did not.
     async fn ask_all(&self, view: &View, wanted: &Wanted<'_>) -> (Option<Record>, Vec<String>) {
         let deadline = wanted.deadline.min(Instant::now() + self.options.session_wait);
-        let request = wanted.request();
+        let request = wanted.request(None);
         let others = view.replicas(wanted.ns, wanted.slot).read.into_iter().filter(|&node| node != self.id());
         let answers = futures_util::future::join_all(others.map(|node| self.ask(node, request.clone(), deadline))).await;
         let (mut all, mut failures) = (None, Vec::new());
