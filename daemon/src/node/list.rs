@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use isochrone_edge::{Level, ListCommand, ListPage, Listed, Receipt, Refusal};
 use isochrone_gossip::{Call, Traffic};
-use isochrone_ident::{Key, Kind, Namespace, NodeId, Slot, WallMicros};
+use isochrone_ident::{Key, Kind, Namespace, NodeId, Slot};
 use isochrone_replica::Session;
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ use super::find::not_caught_up;
 use super::read::check_level;
 use super::typed::etag_of;
 use super::view::View;
-use super::wire::{self, ListAnswer, ListRequest};
+use super::wire::{self, ListAnswer, ListRequest, ListedState};
 
 /// Pages of the store that are read for one page of an answer, at most: keys that are deleted or of other slots fill them, too.
 const LIST_ROUNDS: usize = 16;
@@ -23,15 +23,20 @@ const LIST_ROUNDS: usize = 16;
 /// Which replica answers for which slots; `None`: this node for all.
 type Shares = BTreeMap<NodeId, Vec<Slot>>;
 
+/// What an answer is made of.
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Listed>,
+    pub(crate) next: Option<Key>,
+    pub(crate) age_ms: Option<u64>,
+    pub(crate) level: Level,
+}
+
 impl Core {
     /// Lists keys of an eventual namespace.
     pub(crate) async fn list(&self, command: ListCommand) -> Result<ListPage, Refusal> {
         let view = self.view.load_full();
         let Some(spec) = view.namespace(&command.ns) else { return Err(Refusal::NoSuchNamespace(command.ns)) };
         check_level(spec, command.level)?;
-        if command.level == Level::Quorum {
-            return Err(Refusal::NotBuilt { what: "a listing at level `quorum`".into(), instead: "list at level `local`".into() });
-        }
         let session = self.session_of(command.session.as_ref().map(isochrone_edge::SessionToken::as_str))?;
         let request = ListRequest {
             ns: command.ns.clone(),
@@ -40,26 +45,34 @@ impl Core {
             after: command.after,
             limit: u32::try_from(command.limit).unwrap_or(u32::MAX),
             slots: None,
+            dead: false,
             session,
         };
+        if command.level == Level::Quorum {
+            return self.list_at_majority(&view, request, command.deadline, command.limit).await;
+        }
         if Slot::all().all(|slot| view.reads_here(spec, slot)) {
             self.catch_up(&request.session, command.deadline)
                 .await
                 .map_err(|lack| not_caught_up(&lack.to_string(), "a listing is answered here or not at all"))?;
             let answer = self.list_here(&request).map_err(|detail| Refusal::Internal { detail: Cow::Owned(detail) })?;
-            return Ok(self.page(request.session, answer.entries, answer.next, answer.age_ms, command.limit));
+            let entries = answer.entries.into_iter().map(|entry| entry.listed).collect();
+            let page = Page { entries, next: answer.next, age_ms: answer.age_ms, level: Level::Local };
+            return Ok(self.page(request.session, page, command.limit));
         }
         self.list_everywhere(&view, request, command.deadline, command.limit).await
     }
 
-    fn page(&self, mut session: Session, mut entries: Vec<Listed>, mut next: Option<Key>, age_ms: Option<u64>, limit: usize) -> ListPage {
+    /// The answer, with the token of a session that has now seen it.
+    pub(crate) fn page(&self, mut session: Session, page: Page, limit: usize) -> ListPage {
+        let Page { mut entries, mut next, age_ms, level } = page;
         if entries.len() > limit {
             entries.truncate(limit);
             next = entries.last().map(|e| e.key.clone());
         }
         entries.iter().for_each(|entry| session.note(entry.version.node, entry.version.hlc));
         let session = Some(self.token(session));
-        ListPage { entries, next, receipt: Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms, session } }
+        ListPage { entries, next, receipt: Receipt { consistency: level, region: self.me.region.clone(), age_ms, session } }
     }
 
     /// Each slot's nearest live replica, by node.
@@ -91,15 +104,17 @@ impl Core {
         let spent_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         let age_ms = answers.iter().map(|a| a.age_ms).reduce(|a, b| Some(a?.max(b?))).flatten().map(|age| age + spent_ms);
         let mut merged: BTreeMap<Key, Listed> = BTreeMap::new();
-        for entry in answers.into_iter().flat_map(|a| a.entries) {
+        for entry in answers.into_iter().flat_map(|a| a.entries).map(|entry| entry.listed) {
             if complete_to.as_ref().is_none_or(|bound| entry.key <= *bound) {
                 merged.insert(entry.key.clone(), entry);
             }
         }
-        Ok(self.page(request.session, merged.into_values().collect(), complete_to, age_ms, limit))
+        let page = Page { entries: merged.into_values().collect(), next: complete_to, age_ms, level: Level::Local };
+        Ok(self.page(request.session, page, limit))
     }
 
-    async fn list_at(&self, node: NodeId, request: &ListRequest, deadline: Instant) -> Result<ListAnswer, String> {
+    /// The listing of one replica.
+    pub(crate) async fn list_at(&self, node: NodeId, request: &ListRequest, deadline: Instant) -> Result<ListAnswer, String> {
         if node == self.id() {
             self.catch_up(&request.session, deadline).await.map_err(|lack| lack.to_string())?;
             return self.list_here(request);
@@ -121,8 +136,7 @@ impl Core {
     fn list_here(&self, request: &ListRequest) -> Result<ListAnswer, String> {
         let wanted = request.slots.as_ref().map(|slots| slots.iter().copied().collect::<BTreeSet<Slot>>());
         let want = |key: &Key| wanted.as_ref().is_none_or(|slots| slots.contains(&View::slot(&request.ns, key.as_bytes())));
-        let (limit, now) = (request.limit as usize, self.now());
-        let is_visible = |at: Option<WallMicros>| at.is_none_or(|at| now < at.plus_millis(self.options.clock.ahead_ms_max));
+        let limit = request.limit as usize;
         let (mut entries, mut next) = (Vec::new(), request.after.clone());
         for _ in 0..LIST_ROUNDS {
             let after = next.as_ref().map(Key::as_bytes);
@@ -130,11 +144,13 @@ impl Core {
                 .store
                 .list(&request.ns, request.kind, &request.prefix, after, limit - entries.len(), &want)
                 .map_err(|e| e.to_string())?;
-            let visible = page.items.into_iter().filter(|item| item.live && is_visible(item.expires_at));
-            for item in visible {
-                let etag = self.listed_etag(request, &item.key)?;
+            for item in page.items {
                 let (version, bytes, expires_at) = (item.version, item.bytes, item.expires_at);
-                entries.push(Listed { key: item.key, version, etag, bytes, expires_at });
+                let mut state = ListedState { listed: Listed { key: item.key, version, etag: None, bytes, expires_at }, live: item.live };
+                if request.dead || self.is_shown(&state) {
+                    state.listed.etag = self.listed_etag(request, &state.listed.key)?;
+                    entries.push(state);
+                }
             }
             next = page.next;
             if next.is_none() || entries.len() >= limit {

@@ -24,6 +24,7 @@ mod frames;
 mod identity;
 mod join;
 mod list;
+mod list_majority;
 mod majority;
 mod meters;
 mod operator;

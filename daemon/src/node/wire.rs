@@ -244,19 +244,38 @@ pub(crate) struct ListRequest {
     pub(crate) limit: u32,
     /// Only keys of these slots; `None`: of all.
     pub(crate) slots: Option<Vec<Slot>>,
+    /// Also deletes, and what has expired.
+    pub(crate) dead: bool,
     /// What the client has seen: the replica answers once it has all of that (E9).
     pub(crate) session: Session,
+}
+
+/// A key of a [`ListAnswer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListedState {
+    /// As a client is shown it.
+    pub(crate) listed: Listed,
+    /// Whether it holds something; whether that has expired is for the reader to judge (E8).
+    pub(crate) live: bool,
 }
 
 /// The answer to a [`ListRequest`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ListAnswer {
     /// The keys, in byte order.
-    pub(crate) entries: Vec<Listed>,
+    pub(crate) entries: Vec<ListedState>,
     /// Where to go on: all keys up to this one have been looked at. `None`: all there are.
     pub(crate) next: Option<Key>,
     /// How old this may be, in milliseconds, where it is known.
     pub(crate) age_ms: Option<u64>,
+}
+
+impl ListAnswer {
+    /// What it says of a key.
+    pub(crate) fn find(&self, key: &Key) -> Option<&ListedState> {
+        let place = self.entries.binary_search_by(|entry| entry.listed.key.cmp(key)).ok()?;
+        self.entries.get(place)
+    }
 }
 
 /// Pages of slots, asked for by a replica that is being filled.
