@@ -88,6 +88,7 @@ impl Core {
         let Changing { ns, kind, key, slot, .. } = &changing;
         let wanted = Wanted { spec, slot: *slot, ns, kind: *kind, key, session: &session, deadline };
         let observed = if words::observes(&changing.change) { self.observe(&view, &wanted, level).await? } else { None };
+        let is_whole = observed.is_some();
         let ended = self.make(&view, &wanted, &changing, observed).await?;
         if level == Level::Quorum {
             let logged = match &ended {
@@ -96,7 +97,7 @@ impl Core {
             };
             self.confirm(&view, &wanted, logged).await?;
         }
-        self.typed_written(&view, &changing, ended, level, session.clone(), deadline).await
+        self.typed_written(&view, &changing, (ended, is_whole), level, session.clone(), deadline).await
     }
 
     fn changing(&self, view: &View, command: TypedWrite, evictable: bool, session: &Session) -> Result<Changing, Refusal> {
@@ -225,7 +226,7 @@ impl Core {
         &self,
         view: &View,
         changing: &Changing,
-        ended: Ended,
+        (ended, is_whole): (Ended, bool),
         level: Level,
         mut session: Session,
         deadline: Instant,
@@ -237,7 +238,11 @@ impl Core {
             }
             Ended::Made(committed) => (committed.outcomes.into_iter().next_back().and_then(|outcome| outcome.state), None, false),
         };
-        let record = self.known_now(view, changing, state, deadline).await?;
+        let record = match state {
+            // A replica's state was joined before the change, so the change has left all that is known.
+            Some(state) if is_whole => Some(state),
+            state => self.known_now(view, changing, state, deadline).await?,
+        };
         if let Some((version, _)) = first {
             session.note(version.node, version.hlc);
         }
