@@ -16,7 +16,7 @@ use super::actors::Actors;
 use super::options::{Environment, NodeOptions};
 use super::stamp::Stamps;
 use super::view::View;
-use super::{copies::Copies, feeds::Feeds, fill::Filled, traffic::Traffic};
+use super::{copies::Copies, feeds::Feeds, fill::Filled, repair::Repair, traffic::Traffic};
 
 /// The shared state of one running node. Everything in it is either immutable, exchanged whole, or behind a lock that is held for
 /// a few instructions and never across an await.
@@ -49,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) traffic: Traffic,
     pub(crate) feeds: Feeds,
     pub(crate) filled: Mutex<Filled>,
+    pub(crate) repair: Repair,
     pub(crate) refusals_of_peers: Mutex<BTreeMap<NodeId, String>>,
     pub(crate) stop: watch::Sender<bool>,
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesOrdered;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use isochrone_config::Keeping;
 use isochrone_gossip::{Channel, ChannelSender, PeerIdentity, Traffic};
 use isochrone_ident::{Epoch, Hlc, NodeId};
@@ -63,6 +63,14 @@ impl Feeds {
     }
 }
 
+/// What a frame asks for.
+enum Work {
+    /// To be done in the order of the frames.
+    InTurn(BoxFuture<'static, Done>),
+    /// To compare with the sender, which has trimmed its log up to there.
+    CatchUp(Sequence),
+}
+
 /// What comes out of a frame once everything before it on the stream has come out.
 enum Done {
     Answer(FeedAnswer),
@@ -76,6 +84,7 @@ impl Core {
         let (mut answers, frames) = channel.split();
         let mut frames = Frames::of(frames);
         let mut waiting: FuturesOrdered<BoxFuture<'static, Done>> = FuturesOrdered::new();
+        let mut catching_up = FuturesUnordered::new();
         let (mut changed, mut stopping) = (self.feeds.changed.subscribe(), self.stopping());
         while !self.feeds.is_superseded(peer.node, &turn) {
             tokio::select! {
@@ -86,9 +95,15 @@ impl Core {
                         break;
                     }
                 }
+                Some(answer) = catching_up.next(), if !catching_up.is_empty() => if answers.send(wire::encode(&answer)).await.is_err() { break },
                 frame = frames.next(), if waiting.len() < self.options.window => match frame {
                     Some(Ok(bytes)) => match self.frame(&peer, &bytes) {
-                        Ok(work) => waiting.push_back(work),
+                        Ok(Work::InTurn(work)) => waiting.push_back(work),
+                        // Beside the writes that come in: it may take minutes.
+                        Ok(Work::CatchUp(through)) => {
+                            catching_up.clear();
+                            catching_up.push(Arc::clone(&self).catch_up_after_lapse(peer.node, through));
+                        }
                         Err(reason) => {
                             tracing::warn!(peer = %peer.node, region = %peer.region, reason, "a replication stream is closed");
                             break;
@@ -102,16 +117,17 @@ impl Core {
         while waiting.next().await.is_some() {}
     }
 
-    fn frame(self: &Arc<Self>, peer: &PeerIdentity, bytes: &[u8]) -> Result<BoxFuture<'static, Done>, String> {
+    fn frame(self: &Arc<Self>, peer: &PeerIdentity, bytes: &[u8]) -> Result<Work, String> {
         match wire::decode(bytes)? {
             Feed::Heartbeat { heard, epoch, requests } => {
                 self.traffic.heard(peer.node, &peer.region, requests);
-                Ok(Box::pin(std::future::ready(Done::Heard(heard, epoch))))
+                Ok(Work::InTurn(Box::pin(std::future::ready(Done::Heard(heard, epoch)))))
             }
+            Feed::Lapsed { through } => Ok(Work::CatchUp(through)),
             Feed::Batch { through, items, answers } => {
                 let core = Arc::clone(self);
                 let peer = peer.clone();
-                Ok(Box::pin(async move { Done::Answer(core.take_batch(&peer, through, items, answers).await) }))
+                Ok(Work::InTurn(Box::pin(async move { Done::Answer(core.take_batch(&peer, through, items, answers).await) })))
             }
         }
     }
@@ -130,10 +146,13 @@ impl Core {
         }
     }
 
-    /// A peer's watermarks. What it has sent was chosen under its epoch: when ours is later, it does not know all that we need.
+    /// A peer's watermarks. What it has sent was chosen under its epoch: when ours is later, it does not know all that we need. What it promises to be
+    /// everywhere is everywhere under its epoch: when ours is earlier, we may take a node for a replica that is none any more and was not sent it (E7).
     fn hear(&self, peer: NodeId, heard: Heard, epoch: Epoch) {
-        let sent_through = if epoch >= self.view.load().phase_number() { heard.sent_through } else { Hlc::ZERO };
-        self.with_horizon(|horizon| horizon.hear(peer, Heard { sent_through, ..heard }));
+        let own = self.view.load().phase_number();
+        let sent_through = if epoch >= own { heard.sent_through } else { Hlc::ZERO };
+        let stable_through = if epoch <= own { heard.stable_through } else { Hlc::ZERO };
+        self.with_horizon(|horizon| horizon.hear(peer, Heard { sent_through, stable_through }));
     }
 
     /// Makes a batch durable here, all or nothing.

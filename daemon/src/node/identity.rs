@@ -1,6 +1,6 @@
 //! Who this node is, kept in its store (M1).
 
-use isochrone_ident::{Epoch, Hlc, Incarnation, NodeId, StoreId};
+use isochrone_ident::{Epoch, Hlc, Incarnation, NodeId, StoreId, WallMicros};
 use isochrone_replica::Sequence;
 use isochrone_store::{Durability, FactKey, ReadError, Store, WriteError, WriteSet};
 use rand::rngs::StdRng;
@@ -22,6 +22,11 @@ pub(crate) const TRIMMED: FactKey = FactKey::fixed("trimmed");
 /// Up to where of the operation log a peer has everything.
 pub(crate) fn cursor(peer: NodeId) -> FactKey {
     FactKey::new(format!("cursor/{peer}")).expect("a prefix and 32 digits are far below the longest name")
+}
+
+/// Since when the log has not been kept for a peer that lapsed.
+pub(crate) fn lapse(peer: NodeId) -> FactKey {
+    FactKey::new(format!("lapse/{peer}")).expect("a prefix and 32 digits are far below the longest name")
 }
 
 /// Why a store does not tell who the node is.
@@ -102,6 +107,11 @@ pub(crate) async fn follow(store: &Store, incarnation: Incarnation, last: Hlc) -
 /// Up to where a peer had everything, and the placement epoch under which that was said.
 pub(crate) fn recall_cursor(store: &Store, peer: NodeId) -> Option<(Epoch, Sequence)> {
     read(store, &cursor(peer), "cursor").ok()?
+}
+
+/// Since when the log has not been kept for a peer.
+pub(crate) fn recall_lapse(store: &Store, peer: NodeId) -> Option<WallMicros> {
+    read(store, &lapse(peer), "lapse").ok()?
 }
 
 /// A fact, understood.

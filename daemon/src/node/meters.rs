@@ -5,6 +5,7 @@ use metrics::{Unit, describe_counter, describe_gauge};
 /// Describes the node's metrics to the recorder in force.
 pub(crate) fn describe() {
     super::copies::describe();
+    super::repair::describe();
     describe_gauge!("isochrone_build_info", "Always 1; the version is a label");
     describe_counter!("isochrone_node_refused_total", "Writes refused before anything was done, by reason");
     describe_counter!("isochrone_node_feed_sent_entries_total", "Records sent to replicas");

@@ -9,6 +9,7 @@
 //!   council ──state──> join::adopt ──> View (placement, namespaces, members), Delivery, Horizon
 //!   view.moving ──> fill (FETCH from a replica) ──> drive (the leader completes slots)
 //!   heartbeats ──> Horizon ──> upkeep: trims the log, tells how far it is stable, forgets tombstones
+//!   digests ──> repair (COMPARE with a replica, PULL what is missing) ──> store
 //! ```
 //!
 //! Time, randomness, sockets and disks come in with [`NodeParts`], so that a whole cluster of nodes runs in one thread in virtual time.
@@ -32,6 +33,7 @@ mod options;
 mod plan;
 mod pull;
 mod read;
+mod repair;
 mod run;
 mod sender;
 mod service;

@@ -7,12 +7,13 @@ use isochrone_config::{Change, ClusterSpec};
 use isochrone_council::{Command, ProposeError, Role};
 use isochrone_edge::{
     Applied, ApplyRequest, Check, CouncilView, KeyPlacement, MemberView, Operator, OperatorRefusal, PlacementSummary, Reloaded,
-    ReplicaView, ReplicationView, RoundTripsView, Status, StoreView,
+    RepairProgress, RepairRequest, ReplicaView, ReplicationReport, ReplicationView, RoundTripsView, Status, StoreView,
 };
 use isochrone_gossip::Liveness;
 use isochrone_ident::{Key, Namespace, NodeId, Slot};
 use isochrone_placement::Phase;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::core::{Core, lock};
 use super::emulate::EmulatedNetwork;
@@ -20,7 +21,7 @@ use super::start::Node;
 use super::view::View;
 
 impl Core {
-    fn liveness(&self, node: NodeId) -> &'static str {
+    pub(crate) fn liveness(&self, node: NodeId) -> &'static str {
         if node == self.id() {
             return "alive";
         }
@@ -331,6 +332,14 @@ impl Operator for Node {
             (self.hooks.leave)();
             Ok(())
         })
+    }
+
+    fn replication(&self) -> Result<ReplicationReport, OperatorRefusal> {
+        Ok(self.core.replication_report())
+    }
+
+    fn repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<watch::Receiver<RepairProgress>, OperatorRefusal>> {
+        Box::pin(std::future::ready(self.core.begin_repair(request)))
     }
 
     fn emulation(&self) -> Option<serde_json::Value> {

@@ -136,6 +136,12 @@ pub enum Mutation {
     IgnoreGaps,
     /// E7: a quorum read's repair is taken however old it is.
     AcceptStaleRepair,
+    /// E7: what is being pulled may be forgotten meanwhile.
+    ForgetWhilePulling,
+    /// E7: whatever a daemon still holds that is no replica is taken from it, however old it is.
+    PullSettled,
+    /// E5: what has gone from the log counts as delivered, though a peer lapsed.
+    LapseIsDelivery,
     /// E9: a replica answers a session whatever it lacks of what that has seen.
     NoSessionWait,
     /// E9: who reads a write is not told what that depends on.

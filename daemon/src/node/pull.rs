@@ -25,6 +25,21 @@ pub(crate) struct Pulled {
     pub(crate) stable_through: Hlc,
 }
 
+/// What fits into one answer.
+#[derive(Debug)]
+pub(crate) struct PulledPage {
+    /// The states of those of the first `looked_at` keys that the node holds.
+    pub(crate) entries: Vec<Entry>,
+    /// For how many keys this answers; at least one.
+    pub(crate) looked_at: usize,
+    /// What was stable at that node before it looked (E7).
+    pub(crate) stable_through: Hlc,
+    /// Bytes of the question.
+    pub(crate) sent: usize,
+    /// Bytes of the answer.
+    pub(crate) received: usize,
+}
+
 impl Core {
     /// What `node` holds of some keys, in as many requests as that takes.
     ///
@@ -34,20 +49,30 @@ impl Core {
         let mut pulled = Pulled { entries: Vec::new(), stable_through: Hlc(u64::MAX) };
         let mut left = names;
         while !left.is_empty() {
-            let asked = &left[..left.len().min(NAMES_MAX)];
-            let body = wire::encode(&PullRequest { names: asked.to_vec() });
-            let call = Call { service: wire::PULL, class, deadline: self.options.read_deadline, body, retries: true };
-            let bytes = self.mesh.call(node, call).await.map_err(|e| format!("{node}: {e}"))?;
-            let answer: PullAnswer = wire::decode(&bytes)?;
-            let looked_at = usize::try_from(answer.looked_at).unwrap_or(usize::MAX);
-            if looked_at == 0 || looked_at > asked.len() {
-                return Err(format!("{node} answered for {looked_at} of {} keys", asked.len()));
-            }
-            left = &left[looked_at..];
-            pulled.entries.extend(answer.entries);
-            pulled.stable_through = pulled.stable_through.min(answer.stable_through);
+            let page = self.pull_page(node, left, class).await?;
+            left = &left[page.looked_at..];
+            pulled.entries.extend(page.entries);
+            pulled.stable_through = pulled.stable_through.min(page.stable_through);
         }
         Ok(pulled)
+    }
+
+    /// What `node` holds of the first of some keys, as many as fit into one answer. There must be one at least.
+    ///
+    /// # Errors
+    /// A text for the log; nothing was stored.
+    pub(crate) async fn pull_page(&self, node: NodeId, names: &[Name], class: Traffic) -> Result<PulledPage, String> {
+        let asked = &names[..names.len().min(NAMES_MAX)];
+        let body = wire::encode(&PullRequest { names: asked.to_vec() });
+        let sent = body.len();
+        let call = Call { service: wire::PULL, class, deadline: self.options.read_deadline, body, retries: true };
+        let bytes = self.mesh.call(node, call).await.map_err(|e| format!("{node}: {e}"))?;
+        let PullAnswer { entries, looked_at, stable_through } = wire::decode(&bytes)?;
+        let looked_at = usize::try_from(looked_at).unwrap_or(usize::MAX);
+        if looked_at == 0 || looked_at > asked.len() {
+            return Err(format!("{node} answered for {looked_at} of {} keys", asked.len()));
+        }
+        Ok(PulledPage { entries, looked_at, stable_through, sent, received: bytes.len() })
     }
 
     /// Answers [`Core::pull`], until a page is full, and for one key at least.
@@ -68,6 +93,8 @@ impl Core {
                 break;
             }
         }
-        Ok(wire::encode(&PullAnswer { entries, looked_at, stable_through }))
+        let answer = wire::encode(&PullAnswer { entries, looked_at, stable_through });
+        super::repair::count_bytes(answer.len(), body.len());
+        Ok(answer)
     }
 }

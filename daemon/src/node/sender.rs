@@ -27,6 +27,9 @@ const CHECKPOINTS: usize = 64;
 /// After new writes the peer is told how far they reach without waiting for the next heartbeat, so often at most: sessions that roam wait for it (E9).
 const TOLD_PERIOD: Duration = Duration::from_millis(10);
 
+/// How the reason begins when a peer would not take something.
+pub(crate) const REFUSED: &str = "the peer did not take a batch";
+
 /// Why a stream came to its end.
 enum Ended {
     /// The peer is no member any more.
@@ -134,6 +137,9 @@ impl Stream<'_> {
         let mut view = self.core.view_changed.subscribe();
         let mut beat = interval(self.core.options.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if let Err(reason) = self.tell_lapse().await {
+            return Ended::Broken(reason);
+        }
         loop {
             let until = *head.borrow_and_update();
             if let Err(reason) = self.send_up_to(until).await {
@@ -249,7 +255,13 @@ impl Stream<'_> {
 
     fn answered(&mut self, bytes: &[u8]) -> Result<(), String> {
         match wire::decode(bytes)? {
-            FeedAnswer::Refused { reason, .. } => Err(format!("the peer did not take a batch: {reason}")),
+            FeedAnswer::Refused { reason, .. } => Err(format!("{REFUSED}: {reason}")),
+            FeedAnswer::CaughtUp { through } => {
+                if lock(&self.core.delivery).caught_up(self.peer, through) {
+                    tracing::info!(peer = %self.peer, "it has caught up with what it missed of the log");
+                }
+                Ok(())
+            }
             FeedAnswer::Acknowledged { through, epoch } => {
                 if self.outstanding.pop_front() != Some(through) {
                     return Err("the peer acknowledged what it was not sent".to_owned());
@@ -262,6 +274,12 @@ impl Stream<'_> {
         }
     }
 
+    /// Tells a peer that has lapsed (E5). Should it lapse further, its stream begins anew.
+    async fn tell_lapse(&mut self) -> Result<(), String> {
+        let Some(lapse) = lock(&self.core.delivery).lapsed(self.peer) else { return Ok(()) };
+        self.out.send(wire::encode(&Feed::Lapsed { through: lapse.through })).await.map_err(|e| e.to_string())
+    }
+
     async fn heartbeat(&mut self) -> Result<(), String> {
         let now = self.core.now();
         self.told = (self.sent, Instant::now());
@@ -272,6 +290,10 @@ impl Stream<'_> {
         let lapse = lock(&self.core.delivery).lapsed(self.peer);
         let sent_through = self.frontier.passed(lapse.map_or(self.sent, |lapse| lapse.from.min(self.sent)));
         let stable_through = lock(&self.core.horizon).heard(self.core.id()).stable_through;
+        // The promise may be of a later epoch than the one that is told: the peer would trust it too early (see `hear`).
+        if self.core.view.load().phase_number() != self.epoch {
+            return Ok(());
+        }
         let heartbeat =
             Feed::Heartbeat { heard: Heard { sent_through, stable_through }, epoch: self.epoch, requests: self.core.traffic.own() };
         self.out.send(wire::encode(&heartbeat)).await.map_err(|e| e.to_string())

@@ -64,6 +64,7 @@ impl Service for Router {
                 wire::FILLED => core.answer_filled(&body),
                 wire::PULL => core.answer_pull(&body),
                 wire::MEND => core.answer_mend(&body).await,
+                wire::COMPARE => core.answer_compare(from, &body).await,
                 other => Err(format!("this version has no service {other:?}")),
             };
             answer.map_err(Refused)

@@ -28,6 +28,7 @@ use super::fill::{self, Filled};
 use super::identity::{self, IdentityError, Recalled};
 use super::join::{self, Seen};
 use super::options::{Environment, NodeOptions};
+use super::repair::{self, Repair};
 use super::service::{Doorkeeper, MeshWire, Router};
 use super::stamp::Stamps;
 use super::start_over::StartOver;
@@ -241,6 +242,7 @@ fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Re
         traffic,
         feeds: Feeds::new(),
         filled: Mutex::new(Filled::default()),
+        repair: Repair::new(),
         refusals_of_peers: Mutex::new(BTreeMap::new()),
         stop: watch::Sender::new(false),
     }))
@@ -254,6 +256,7 @@ fn restore_cursors(core: &Core, trimmed: Sequence) {
     let recall = |peer| identity::recall_cursor(&core.store, peer).map(|cursor| (peer, place(cursor)));
     let places: BTreeMap<NodeId, Sequence> = core.others().into_iter().filter_map(recall).collect();
     lock(&core.delivery).restore(&places);
+    repair::recall_lapses(core);
 }
 
 fn spawn_tasks(core: &Arc<Core>, doorkeeper: &Arc<Doorkeeper>, hooks: &Arc<Hooks>) {
@@ -265,6 +268,7 @@ fn spawn_tasks(core: &Arc<Core>, doorkeeper: &Arc<Doorkeeper>, hooks: &Arc<Hooks
     core.spawn(copies::follow_all(Arc::clone(core)));
     core.spawn(fill::fill(Arc::clone(core)));
     core.spawn(fill::drive(Arc::clone(core)));
+    core.spawn(repair::rounds(Arc::clone(core)));
 }
 
 impl Backend for Node {

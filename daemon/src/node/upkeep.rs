@@ -42,10 +42,12 @@ pub(crate) async fn watermarks(core: Arc<Core>) {
 /// Trims the log as far as it may go, and promises that nothing will come that is older than what all replicas have (E5, E7): both only
 /// once they are on disk, for a trimmed operation that came back after a crash would be sent again, and could bring a forgotten delete's key back.
 async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
+    core.bound_log(head);
     let (trimmed, delivered) = {
         let mut delivery = lock(&core.delivery);
         (delivery.trim(head), delivery.delivered(head))
     };
+    let delivered = if core.options.breaks(Mutation::LapseIsDelivery) { trimmed } else { delivered };
     let (trimmed, delivered) = if core.options.breaks(Mutation::TrimUndelivered) { (head, head) } else { (trimmed, delivered) };
     let stable_through = frontier.passed(delivered);
     let stable_through = core.copies.promise_max().map_or(stable_through, |max| stable_through.min(max));
@@ -56,6 +58,7 @@ async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
     };
     let mut facts = vec![(TRIMMED, Some(wire::encode(&trimmed))), (PROMISED, Some(wire::encode(&stable_through)))];
     facts.extend(cursors.into_iter().map(|(peer, sequence)| (cursor(peer), Some(wire::encode(&(phase, sequence))))));
+    facts.extend(core.note_lapses());
     let set = WriteSet { facts, durability: Durability::AtOnce, ..WriteSet::default() };
     if let Err(error) = core.store.commit(set).await {
         tracing::warn!(%error, "the stable time could not be written; deletes are kept longer");
@@ -64,6 +67,7 @@ async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
     core.store.trim_log(trimmed);
     core.with_horizon(|horizon| horizon.hear(core.id(), Heard { sent_through: Hlc::ZERO, stable_through }));
     gauges(core, head, trimmed);
+    core.repair_gauges();
 }
 
 fn gauges(core: &Core, head: Sequence, trimmed: Sequence) {
@@ -99,7 +103,7 @@ pub(crate) async fn sweep(core: Arc<Core>) {
     }
 }
 
-/// One slot. A slot that is being filled is left alone: a page that is on its way could bring back what is forgotten here.
+/// One slot. A slot that is being filled, or pulled into, is left alone: what is on its way could bring back what is forgotten here.
 async fn sweep_slot(core: &Core, slot: Slot) -> Result<(), String> {
     if core.store.slot_totals(slot).keys == 0 || core.is_filling(slot) {
         return Ok(());
@@ -108,6 +112,9 @@ async fn sweep_slot(core: &Core, slot: Slot) -> Result<(), String> {
     loop {
         let page = core.store.scan_slot(slot, after.as_ref(), core.options.page_bytes).map_err(|e| e.to_string())?;
         prune(core, slot, &page.entries).await?;
+        if core.repair.is_pulling(slot) {
+            return Ok(());
+        }
         let doomed = doomed(core, slot, &page.entries);
         if !doomed.is_empty() {
             metrics::counter!("isochrone_node_forgotten_total").increment(doomed.len() as u64);

@@ -118,6 +118,12 @@ impl View {
         current.take(count).any(|n| n == node) || next.is_some_and(|next| next.take(count).any(|n| n == node))
     }
 
+    /// Whether `node` holds all of that namespace in that slot: it is a replica, and not only becomes one.
+    pub(crate) fn is_full(&self, node: NodeId, ns: &Namespace, slot: Slot) -> bool {
+        let count = self.namespace(ns).map_or(usize::MAX, |spec| usize::from(spec.replicas));
+        self.placement.eventual.read_set(slot).take(count).any(|n| n == node)
+    }
+
     /// Whether this node answers reads of that key from its own store, without allocation (P4).
     pub(crate) fn reads_here(&self, spec: &NamespaceSpec, slot: Slot) -> bool {
         self.placement.eventual.read_set(slot).take(usize::from(spec.replicas)).any(|n| n == self.me)

@@ -26,6 +26,8 @@ pub(crate) const FILLED: ServiceId = ServiceId(6);
 pub(crate) const PULL: ServiceId = ServiceId(7);
 /// A state that a quorum read found newer than the receiver's.
 pub(crate) const MEND: ServiceId = ServiceId(8);
+/// Digests and rows, for a replica that compares itself.
+pub(crate) const COMPARE: ServiceId = ServiceId(9);
 /// The stream on which a replica tells a daemon that holds copies what has changed (E10).
 pub(crate) const COPIES: ServiceId = ServiceId(10);
 
@@ -49,6 +51,12 @@ pub(crate) enum Feed {
         epoch: Epoch,
         /// Requests that the sender has had from clients since it started (P3).
         requests: u64,
+    },
+    /// What the sender took up to and including `through` went from its log before the receiver had all of it: it is to compare itself with the sender, which
+    /// still holds the states.
+    Lapsed {
+        /// The last operation that may be missing.
+        through: Sequence,
     },
 }
 
@@ -138,6 +146,11 @@ pub(crate) enum FeedAnswer {
         through: Sequence,
         /// Why, for a person.
         reason: String,
+    },
+    /// A comparison that began after the sender said [`Feed::Lapsed`] is done: everything up to `through` is durable here.
+    CaughtUp {
+        /// The last operation covered.
+        through: Sequence,
     },
 }
 
