@@ -242,6 +242,13 @@ impl Core {
         })
     }
 
+    /// Refuses records of a namespace that this node has not heard of yet: what they may be evicted for, and who needs them, it does not know.
+    pub(crate) fn check_namespaces(&self, entries: &[Entry]) -> Result<(), String> {
+        let view = self.view.load();
+        let unknown = entries.iter().find(|entry| view.namespace(&entry.ns).is_none());
+        unknown.map_or(Ok(()), |entry| Err(format!("namespace `{}` is not known here yet", entry.ns)))
+    }
+
     /// The commit that merges other nodes' records.
     pub(crate) fn merge_set(&self, entries: Vec<Entry>) -> WriteSet {
         let view = self.view.load();

@@ -1,8 +1,11 @@
 //! Moves: a node that becomes a replica of a slot is filled from one that is, and the council completes the slot when all are.
 //!
-//! Why one source is enough: a write is taken off the log of the daemon that took it only when every replica has it, and a replica answers a
-//! fetch only once it knows of the move; what it had acknowledged before that, the page carries, and what it acknowledges after, its
+//! Why one source is enough for every write to arrive: a write is taken off the log of the daemon that took it only when every replica has it, and a
+//! replica answers a fetch only once it knows of the move; what it had acknowledged before that, the page carries, and what it acknowledges after, its
 //! acknowledgement says is under the new epoch, so that the daemon which took it sends it to the new replica as well (see `Delivery`).
+//!
+//! Why it is compared with more of them all the same, before it counts as filled: a write at level `quorum` was answered once a majority of the old replicas
+//! had it. Only who has seen a majority of them has seen all such writes, and lets a majority of the new replicas, of which it is one, have them at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use isochrone_ident::{Epoch, Hlc, Key, Kind, Namespace, NodeId, Slot};
 use isochrone_replica::Entry;
 
 use super::core::{Core, Doomed, lock};
+use super::view::View;
 use super::wire::{self, FetchAnswer, FetchRequest, FilledAnswer, FilledRequest, SlotPage};
 
 /// Slots asked for in one fetch: most slots of a young cluster are empty, and a round trip for each would take minutes.
@@ -95,12 +99,49 @@ fn batches(core: &Core, todo: Vec<Slot>) -> Vec<Batch> {
 async fn fill_batch(core: &Core, epoch: Epoch, mut batch: Batch) -> Result<(), String> {
     let mut failure = "no replica of the slots is left".to_owned();
     for source in std::mem::take(&mut batch.sources) {
-        match fill_from(core, source, epoch, &mut batch.slots).await {
+        let all: Vec<Slot> = batch.slots.iter().copied().collect();
+        let outcome = fill_from(core, source, epoch, &mut batch.slots).await;
+        let full = &all[..all.len() - batch.slots.len()];
+        see_majority(core, source, full).await?;
+        lock(&core.filled).at(epoch).extend(full);
+        match outcome {
             Ok(()) => return Ok(()),
             Err(reason) => failure = format!("{source}: {reason}"),
         }
     }
     Err(failure)
+}
+
+/// Compares slots that were filled from one replica with others, until a majority of the old replicas is seen.
+async fn see_majority(core: &Core, source: NodeId, slots: &[Slot]) -> Result<(), String> {
+    let view = core.view.load_full();
+    let mut by_peer: BTreeMap<NodeId, Vec<Slot>> = BTreeMap::new();
+    for &slot in slots {
+        for peer in others_to_see(core, &view, source, slot) {
+            by_peer.entry(peer).or_default().push(slot);
+        }
+    }
+    for (peer, slots) in by_peer {
+        let asking = core.asking(peer, None, true);
+        core.mend_slots(&asking, &slots).await.map_err(|reason| format!("comparing with {peer}: {reason}"))?;
+    }
+    Ok(())
+}
+
+/// The old replicas that make a majority together with `source`, of those that are members still; those that can be reached first, then the nearest.
+fn others_to_see(core: &Core, view: &View, source: NodeId, slot: Slot) -> BTreeSet<NodeId> {
+    let mut others = BTreeSet::new();
+    for count in view.replica_counts() {
+        let old: Vec<NodeId> = view.placement.eventual.read_set(slot).take(count).collect();
+        if old.contains(&core.id()) {
+            continue;
+        }
+        let left: Vec<NodeId> = old.iter().copied().filter(|n| *n != source && view.members.contains_key(n)).collect();
+        let mut ranked = core.mesh.rank(&left);
+        ranked.sort_by_key(|&node| !core.mesh.is_connected(node));
+        others.extend(ranked.into_iter().take(old.len() / 2));
+    }
+    others
 }
 
 /// Takes pages from one source until no slot is left; those that are filled leave `slots`.
@@ -109,7 +150,7 @@ async fn fill_from(core: &Core, source: NodeId, epoch: Epoch, slots: &mut VecDeq
     while !slots.is_empty() {
         let answer = fetch(core, source, FetchRequest { slots: slots.iter().copied().collect(), after: after.clone(), epoch }).await?;
         let bytes: usize = answer.pages.iter().flat_map(|p| &p.entries).map(|e| e.record.bytes() + e.key.as_bytes().len()).sum();
-        after = take_pages(core, epoch, slots, after, answer).await?;
+        after = take_pages(core, slots, after, answer).await?;
         metrics::counter!("isochrone_node_fill_bytes_total").increment(bytes as u64);
         let pace = bytes as f64 * FETCHES_AT_A_TIME as f64 / core.options.move_bytes_per_second.max(1) as f64;
         tokio::time::sleep(Duration::from_secs_f64(pace.min(5.0))).await;
@@ -117,15 +158,15 @@ async fn fill_from(core: &Core, source: NodeId, epoch: Epoch, slots: &mut VecDeq
     Ok(())
 }
 
-/// Makes the pages durable and notes the slots that are filled. Returns where to go on in the first slot that is left.
-async fn take_pages(core: &Core, epoch: Epoch, slots: &mut VecDeque<Slot>, after: Place, answer: FetchAnswer) -> Result<Place, String> {
-    let (mut place, mut full) = (after, Vec::new());
+/// Makes the pages durable. Returns where to go on in the first slot that is left.
+async fn take_pages(core: &Core, slots: &mut VecDeque<Slot>, after: Place, answer: FetchAnswer) -> Result<Place, String> {
+    let (mut place, mut full) = (after, 0);
     let (mut entries, mut doomed) = (Vec::new(), Vec::new());
     if answer.pages.is_empty() {
         return Err("an answer without a page".to_owned());
     }
     for page in answer.pages {
-        if slots.get(full.len()) != Some(&page.slot) {
+        if slots.get(full) != Some(&page.slot) {
             return Err("a page of a slot that was not its turn".to_owned());
         }
         doomed.extend(dead_here(core, &place, &page, answer.stable_through)?);
@@ -134,17 +175,17 @@ async fn take_pages(core: &Core, epoch: Epoch, slots: &mut VecDeque<Slot>, after
         if place.is_some() {
             break;
         }
-        full.push(page.slot);
+        full += 1;
     }
     if !entries.is_empty() {
+        core.check_namespaces(&entries)?;
         core.observe_times(&entries)?;
         core.store.commit(core.merge_set(entries)).await.map_err(|e| e.to_string())?;
     }
     if !doomed.is_empty() {
         core.store.forget(doomed).await.map_err(|e| e.to_string())?;
     }
-    slots.drain(..full.len());
-    lock(&core.filled).at(epoch).extend(full);
+    slots.drain(..full);
     Ok(place)
 }
 
@@ -155,7 +196,8 @@ async fn fetch(core: &Core, source: NodeId, request: FetchRequest) -> Result<Fet
     wire::decode(&bytes)
 }
 
-/// What this node still holds in the page's range from a time when it was a replica before, and which the source has forgotten since.
+/// What this node still holds in the page's range from a time when it was a replica before, and which the source has forgotten since. A typed state goes only
+/// once it is spent: it is joined and not replaced, so it brings nothing back, and it may be where this node reads which dot comes next (E3).
 fn dead_here(core: &Core, after: &Place, page: &SlotPage, stable_through: Hlc) -> Result<Vec<Doomed>, String> {
     let slot = page.slot;
     if core.store.slot_totals(slot).keys == 0 {
@@ -163,7 +205,9 @@ fn dead_here(core: &Core, after: &Place, page: &SlotPage, stable_through: Hlc) -
     }
     let there: BTreeSet<(&Namespace, Kind, &Key)> = page.entries.iter().map(|e| (&e.ns, e.kind, &e.key)).collect();
     let in_range = |e: &Entry| page.next.as_ref().is_none_or(|(ns, kind, key)| (&e.ns, e.kind, &e.key) <= (ns, *kind, key));
-    let is_dead = |e: &Entry| e.record.version.hlc <= stable_through && !there.contains(&(&e.ns, e.kind, &e.key));
+    let (now, skew_ms) = (core.now(), core.options.clock.ahead_ms_max);
+    let counts = |e: &Entry| e.record.as_typed().is_some_and(|typed| !typed.is_spent(now, skew_ms, stable_through));
+    let is_dead = |e: &Entry| e.record.version.hlc <= stable_through && !there.contains(&(&e.ns, e.kind, &e.key)) && !counts(e);
     let mut doomed = Vec::new();
     let mut place = after.clone();
     loop {

@@ -96,6 +96,7 @@ impl Core {
         if entries.is_empty() {
             return Ok(0);
         }
+        self.check_namespaces(&entries)?;
         self.observe_times(&entries)?;
         let committed = self.store.commit(self.merge_set(entries)).await.map_err(|e| e.to_string())?;
         let changed = committed.outcomes.iter().filter(|outcome| outcome.taken).count() as u64;
