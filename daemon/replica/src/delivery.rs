@@ -175,6 +175,12 @@ impl Delivery {
         self.peers.get(&peer).map(|p| (p.pass, p.acknowledged))
     }
 
+    /// Whether a peer has everything that it needs up to and including `sequence`. A lapse acknowledges nothing.
+    #[must_use]
+    pub fn has(&self, peer: NodeId, sequence: Sequence) -> bool {
+        self.peers.get(&peer).is_some_and(|progress| sequence <= progress.has())
+    }
+
     /// The placement epoch that this is under: what peers have acknowledged, they have acknowledged of the writes that they need under it.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
@@ -307,6 +313,18 @@ mod tests {
         delivery.acknowledge(B, old_pass, Sequence(80), Epoch(1));
         assert_eq!(acknowledged(&delivery, B), Sequence(60), "the stream of before the lapse has a hole");
         assert_eq!(delivery.lapsed(B), Some(Lapse { from: Sequence(10), through: Sequence(60) }));
+    }
+
+    #[test]
+    fn a_lapse_acknowledges_nothing() {
+        let mut delivery = delivery();
+        acknowledge(&mut delivery, B, Sequence(10), Epoch(1));
+        delivery.trim(Sequence(100));
+        delivery.lapse(B, Sequence(60));
+        acknowledge(&mut delivery, B, Sequence(70), Epoch(1));
+        assert_eq!([10, 11, 60, 70].map(|sequence| delivery.has(B, Sequence(sequence))), [true, false, false, false]);
+        delivery.caught_up(B, Sequence(60));
+        assert!(delivery.has(B, Sequence(70)) && !delivery.has(B, Sequence(71)) && !delivery.has(NodeId(9), Sequence(1)));
     }
 
     #[test]

@@ -37,14 +37,16 @@ type Place = Option<(Namespace, Kind, Key)>;
 pub(crate) struct Filled {
     epoch: Epoch,
     slots: BTreeSet<Slot>,
+    /// Slots that were fetched whole, and from whom, and are yet to be compared with others.
+    fetched: BTreeMap<Slot, NodeId>,
 }
 
 impl Filled {
-    fn at(&mut self, epoch: Epoch) -> &mut BTreeSet<Slot> {
+    fn at(&mut self, epoch: Epoch) -> &mut Self {
         if self.epoch != epoch {
-            *self = Self { epoch, slots: BTreeSet::new() };
+            *self = Self { epoch, ..Self::default() };
         }
-        &mut self.slots
+        self
     }
 }
 
@@ -57,7 +59,7 @@ pub(crate) async fn fill(core: Arc<Core>) {
         let epoch = view.epoch();
         let todo: Vec<Slot> = {
             let mut filled = lock(&core.filled);
-            let done = filled.at(epoch);
+            let done = &filled.at(epoch).slots;
             view.slots_to_fill().into_iter().filter(|slot| !done.contains(slot)).collect()
         };
         if todo.is_empty() {
@@ -98,12 +100,18 @@ fn batches(core: &Core, todo: Vec<Slot>) -> Vec<Batch> {
 /// Fills slots from the nearest replica that answers; what one has delivered is not asked of the next.
 async fn fill_batch(core: &Core, epoch: Epoch, mut batch: Batch) -> Result<(), String> {
     let mut failure = "no replica of the slots is left".to_owned();
+    for (source, slots) in fetched_before(core, epoch, &mut batch.slots) {
+        see_majority(core, source, epoch, &slots).await?;
+    }
+    if batch.slots.is_empty() {
+        return Ok(());
+    }
     for source in std::mem::take(&mut batch.sources) {
         let all: Vec<Slot> = batch.slots.iter().copied().collect();
         let outcome = fill_from(core, source, epoch, &mut batch.slots).await;
         let full = &all[..all.len() - batch.slots.len()];
-        see_majority(core, source, full).await?;
-        lock(&core.filled).at(epoch).extend(full);
+        lock(&core.filled).at(epoch).fetched.extend(full.iter().map(|&slot| (slot, source)));
+        see_majority(core, source, epoch, full).await?;
         match outcome {
             Ok(()) => return Ok(()),
             Err(reason) => failure = format!("{source}: {reason}"),
@@ -112,8 +120,23 @@ async fn fill_batch(core: &Core, epoch: Epoch, mut batch: Batch) -> Result<(), S
     Err(failure)
 }
 
-/// Compares slots that were filled from one replica with others, until a majority of the old replicas is seen.
-async fn see_majority(core: &Core, source: NodeId, slots: &[Slot]) -> Result<(), String> {
+/// Takes the slots that an earlier try has fetched out of a batch, by where they came from.
+fn fetched_before(core: &Core, epoch: Epoch, slots: &mut VecDeque<Slot>) -> BTreeMap<NodeId, Vec<Slot>> {
+    let mut filled = lock(&core.filled);
+    let fetched = &filled.at(epoch).fetched;
+    let mut by_source: BTreeMap<NodeId, Vec<Slot>> = BTreeMap::new();
+    slots.retain(|slot| match fetched.get(slot) {
+        Some(&source) => {
+            by_source.entry(source).or_default().push(*slot);
+            false
+        }
+        None => true,
+    });
+    by_source
+}
+
+/// Compares slots that were fetched from one replica with others, until a majority of the old replicas is seen: then they are filled.
+async fn see_majority(core: &Core, source: NodeId, epoch: Epoch, slots: &[Slot]) -> Result<(), String> {
     let view = core.view.load_full();
     let mut by_peer: BTreeMap<NodeId, Vec<Slot>> = BTreeMap::new();
     for &slot in slots {
@@ -124,6 +147,12 @@ async fn see_majority(core: &Core, source: NodeId, slots: &[Slot]) -> Result<(),
     for (peer, slots) in by_peer {
         let asking = core.asking(peer, None, true);
         core.mend_slots(&asking, &slots).await.map_err(|reason| format!("comparing with {peer}: {reason}"))?;
+    }
+    let mut filled = lock(&core.filled);
+    let filled = filled.at(epoch);
+    for slot in slots {
+        filled.fetched.remove(slot);
+        filled.slots.insert(*slot);
     }
     Ok(())
 }
@@ -251,7 +280,7 @@ impl Core {
     pub(crate) fn answer_filled(&self, body: &[u8]) -> Result<Bytes, String> {
         let request: FilledRequest = wire::decode(body)?;
         let slots = if self.view.load().epoch() == request.epoch {
-            lock(&self.filled).at(request.epoch).iter().copied().collect()
+            lock(&self.filled).at(request.epoch).slots.iter().copied().collect()
         } else {
             Vec::new()
         };

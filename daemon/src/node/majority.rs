@@ -60,8 +60,7 @@ impl Core {
     }
 
     fn has_acknowledged(&self, peer: NodeId, through: Sequence) -> bool {
-        let delivery = lock(&self.delivery);
-        delivery.resume(peer).is_some_and(|(_, acknowledged)| acknowledged >= through)
+        lock(&self.delivery).has(peer, through)
     }
 
     /// Finds a key's state at level `quorum`.
