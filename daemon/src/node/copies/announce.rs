@@ -234,3 +234,82 @@ impl Stream<'_> {
         self.out.finish();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use isochrone_ident::{Key, Kind, Namespace};
+
+    use super::*;
+
+    const HOLDER: NodeId = NodeId(1);
+    const OTHER: NodeId = NodeId(2);
+    const SERVES: u64 = 5;
+
+    fn subscriber(opening: u64, queue: usize) -> (Subscriber, mpsc::Receiver<Item>) {
+        let (queue, items) = mpsc::channel(queue);
+        let opening = Opening(opening);
+        (Subscriber { opening, source: Source::new(opening), slots: SlotSet::default(), queue, serves: SERVES }, items)
+    }
+
+    fn changed(slot: Slot) -> Changed {
+        let (ns, key) = (Namespace::new("data").expect("a name"), Key::new("k".to_owned()).expect("a key"));
+        Changed { slot, ns, kind: Kind::Value, key, version: Version::default(), live: true }
+    }
+
+    fn position(announcer: &Announcer, opening: u64, slot: Slot) -> Option<u64> {
+        announcer.ticket(HOLDER, Opening(opening), slot, Hlc::ZERO, SERVES).map(|ticket| ticket.position.0)
+    }
+
+    #[test]
+    fn e10_a_slot_is_told_of_from_its_first_ticket_on_and_no_other() {
+        let announcer = Announcer::default();
+        let (holder, mut items) = subscriber(1, 8);
+        assert!(announcer.subscribe(HOLDER, holder, 1).is_ok());
+        let (slot, other) = (Slot::of_hash(1), Slot::of_hash(2));
+        announcer.announce(&[changed(slot)]);
+        assert_eq!(position(&announcer, 1, slot), Some(0));
+        announcer.announce(&[changed(slot), changed(other), changed(slot)]);
+        assert_eq!(position(&announcer, 1, slot), Some(2));
+        assert!(announcer.beat(HOLDER, Opening(1), Hlc(9)));
+        let kinds: Vec<_> = std::iter::from_fn(|| items.try_recv().ok()).map(|item| matches!(item, Item::Heartbeat(_))).collect();
+        assert_eq!(kinds, [false, false, true], "a heartbeat comes behind what it covers");
+    }
+
+    #[test]
+    fn e10_a_subscriber_that_lets_its_queue_fill_up_is_dropped_and_gets_no_more_tickets() {
+        let announcer = Announcer::default();
+        let (holder, mut items) = subscriber(1, 2);
+        assert!(announcer.subscribe(HOLDER, holder, 1).is_ok());
+        let slot = Slot::of_hash(1);
+        assert!(position(&announcer, 1, slot).is_some());
+        announcer.announce(&[changed(slot), changed(slot), changed(slot)]);
+        assert_eq!((announcer.len(), position(&announcer, 1, slot)), (0, None));
+        assert_eq!(std::iter::from_fn(|| items.try_recv().ok()).count(), 2);
+        assert!(items.is_closed() && !announcer.beat(HOLDER, Opening(1), Hlc(9)));
+    }
+
+    #[test]
+    fn e10_no_ticket_is_given_under_another_opening_or_once_the_node_serves_other_slots() {
+        let announcer = Announcer::default();
+        let (holder, _items) = subscriber(2, 8);
+        assert!(announcer.subscribe(HOLDER, holder, 1).is_ok());
+        let slot = Slot::of_hash(1);
+        assert_eq!(position(&announcer, 1, slot), None);
+        assert!(announcer.ticket(HOLDER, Opening(2), slot, Hlc::ZERO, SERVES + 1).is_none());
+        assert!(announcer.ticket(OTHER, Opening(2), slot, Hlc::ZERO, SERVES).is_none());
+    }
+
+    #[test]
+    fn e10_streams_are_bounded_and_a_daemons_later_one_takes_the_place_of_its_earlier() {
+        let announcer = Announcer::default();
+        let add = |node, opening| announcer.subscribe(node, subscriber(opening, 8).0, 1);
+        assert!(add(HOLDER, 2).is_ok());
+        assert!(matches!(add(OTHER, 1), Err(NotTaken::TooMany)));
+        assert!(matches!(add(HOLDER, 2), Err(NotTaken::Superseded)));
+        assert!(add(HOLDER, 3).is_ok());
+        announcer.unsubscribe(HOLDER, Opening(2));
+        assert_eq!(announcer.len(), 1, "the end of the earlier one is no end of the later");
+        announcer.unsubscribe(HOLDER, Opening(3));
+        assert_eq!(announcer.len(), 0);
+    }
+}

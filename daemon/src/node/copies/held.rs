@@ -250,3 +250,113 @@ impl Fill<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use isochrone_ident::{Incarnation, Version, WallMicros};
+    use isochrone_replica::Live;
+
+    use super::*;
+
+    const R: NodeId = NodeId(1);
+    const OTHER: NodeId = NodeId(2);
+    const LIFE: Opening = Opening(7);
+
+    fn at(ms: u64) -> Hlc {
+        Hlc::at(WallMicros(ms * 1000))
+    }
+
+    fn version(ms: u64) -> Version {
+        Version { hlc: at(ms), node: R, incarnation: Incarnation(1) }
+    }
+
+    fn ticket(position: u64) -> CopyTicket {
+        CopyTicket { opening: LIFE, position: Position(position), shown: at(10) }
+    }
+
+    fn news(from: NodeId, position: u64, ms: u64) -> News {
+        News { from, opening: LIFE, position: Position(position), version: version(ms) }
+    }
+
+    struct Bench {
+        held: Held,
+        ns: Namespace,
+        key: Key,
+        life: Arc<Life>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let ns = Namespace::new("data").expect("a name");
+            let key = Key::new("k".to_owned()).expect("a key");
+            Self { held: Held::new(1 << 20, 1), ns, key, life: Arc::new(Life::new(LIFE)) }
+        }
+
+        fn name(&self) -> Name<'_> {
+            Name { ns: &self.ns, kind: Kind::Value, key: self.key.as_bytes() }
+        }
+
+        fn fill(&self, bytes: usize) -> Copy {
+            let value = bytes::Bytes::from(vec![0; bytes]);
+            let record = Some(Record::live(version(5), Live { value, content_type: None, expires_at: None }));
+            Fill { name: self.name(), key: &self.key, record, from: R, ticket: ticket(3) }.into_copy(Arc::clone(&self.life))
+        }
+
+        fn keep(&self, own: OwnTicket, bytes: usize) -> bool {
+            self.held.keep(self.name().hash(), own, self.fill(bytes));
+            self.held.copy_of(&self.name()).is_some()
+        }
+    }
+
+    #[test]
+    fn e10_a_copy_goes_with_an_invalidation_that_outdates_it_and_with_no_other() {
+        let bench = Bench::new();
+        assert!(bench.keep(bench.held.own_ticket(bench.name().hash()), 1));
+        let goes = |news: &News| bench.held.drop_if(bench.name().hash(), |copy| copy.is_outdated_by(news));
+        assert!(!goes(&news(R, 3, 9)), "the state has that write");
+        assert!(!goes(&news(OTHER, 99, 5)), "another replica, no later write");
+        let held = bench.held.copy_of(&bench.name()).expect("held");
+        assert!(goes(&news(OTHER, 1, 6)), "another replica that is ahead");
+        assert!(bench.held.copy_of(&bench.name()).is_none());
+        assert_eq!(held.shown(), None, "who holds it still learns of it before a heartbeat vouches for it");
+    }
+
+    #[test]
+    fn e10_a_copy_that_an_own_commit_came_between_is_not_kept() {
+        let bench = Bench::new();
+        let before = bench.held.own_ticket(bench.name().hash());
+        bench.held.own_changed(&bench.name());
+        assert!(!bench.keep(before, 1));
+        assert!(bench.keep(bench.held.own_ticket(bench.name().hash()), 1));
+        bench.held.own_changed(&bench.name());
+        assert!(bench.held.copy_of(&bench.name()).is_none(), "an own write goes ahead of the copy");
+    }
+
+    #[test]
+    fn e10_a_copy_reflects_what_its_own_life_has_shown_last() {
+        let bench = Bench::new();
+        assert!(bench.keep(bench.held.own_ticket(bench.name().hash()), 1));
+        let copy = bench.held.copy_of(&bench.name()).expect("held");
+        assert_eq!(copy.shown(), Some(at(10)));
+        bench.life.beat(CopyHeartbeat { position: Position(3), shown: at(20) });
+        assert_eq!(copy.shown(), Some(at(20)));
+        bench.life.end();
+        assert!(!copy.is_live());
+        assert_eq!(copy.shown(), Some(at(20)), "and grows older from there");
+    }
+
+    #[test]
+    fn what_would_take_an_eighth_of_the_memory_alone_is_not_kept() {
+        let bench = Bench::new();
+        assert!(!bench.keep(bench.held.own_ticket(bench.name().hash()), 128 << 10));
+    }
+
+    #[test]
+    fn a_long_name_is_hashed_as_a_short_one_and_each_kind_by_itself() {
+        let ns = Namespace::new("data").expect("a name");
+        let hash = |kind, key: &[u8]| Name { ns: &ns, kind, key }.hash();
+        let long = vec![b'k'; 1000];
+        assert_eq!(hash(Kind::Value, &long), KeyHash(xxh3_64_with_seed(&[b"data".as_slice(), &[0], &long].concat(), 0)));
+        assert_ne!(hash(Kind::Value, b"k"), hash(Kind::Counter, b"k"));
+    }
+}

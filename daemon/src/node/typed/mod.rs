@@ -129,7 +129,8 @@ impl Core {
     /// The state that a change is to act on, where this node's own store does not have it yet.
     async fn observe(&self, view: &View, wanted: &Wanted<'_>, level: Level) -> Result<Option<Record>, Refusal> {
         match self.find_at(level, view, wanted).await {
-            Ok(found) if found.source == Source::Hit => Ok(None),
+            // A copy is a hit as well, and lies beside the store.
+            Ok(found) if found.source == Source::Hit && view.reads_here(wanted.spec, wanted.slot) => Ok(None),
             Ok(found) => Ok(found.record),
             Err(Refusal::NoReplica { detail }) => Err(Refusal::NothingToObserve { detail }),
             Err(other) => Err(other),
