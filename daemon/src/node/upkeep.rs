@@ -50,7 +50,8 @@ async fn promise(core: &Core, frontier: &mut Frontier, head: Sequence) {
     let delivered = if core.options.breaks(Mutation::LapseIsDelivery) { trimmed } else { delivered };
     let (trimmed, delivered) = if core.options.breaks(Mutation::TrimUndelivered) { (head, head) } else { (trimmed, delivered) };
     let stable_through = frontier.passed(delivered);
-    let stable_through = core.copies.promise_max().map_or(stable_through, |max| stable_through.min(max));
+    let promised = lock(&core.horizon).heard(core.id()).stable_through;
+    let stable_through = core.copies.promise_max().map_or(stable_through, |max| stable_through.min(max)).max(promised);
     // Together: a place that was acknowledged before an epoch says nothing of what a peer needs since.
     let (phase, cursors): (_, Vec<_>) = {
         let delivery = lock(&core.delivery);

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
+use super::Meters;
 use super::held::{Fill, Held, Life, News, OwnTicket};
 use crate::node::core::{Core, lock};
 use crate::node::frames::Frames;
@@ -74,9 +75,14 @@ impl Holder {
         self.streams.shown_by_all()
     }
 
-    /// The replicas with a stream that lives.
-    pub(crate) fn live(&self) -> impl Iterator<Item = (NodeId, &Arc<Life>)> {
-        self.streams.live().filter_map(|(replica, _)| Some((replica, self.peers.get(&replica)?.life.as_ref()?)))
+    /// How many replicas have a stream that lives.
+    pub(crate) fn live_count(&self) -> usize {
+        self.streams.live().count()
+    }
+
+    /// The replicas that are followed, each with what its stream has shown last.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (NodeId, Hlc)> {
+        self.peers.iter().filter_map(|(&replica, peer)| Some((replica, peer.life.as_ref()?.shown())))
     }
 
     /// The replicas that nobody follows yet, who are followed from now on.
@@ -253,7 +259,7 @@ impl Stream<'_> {
             let news = News { from: self.replica, opening: self.life.opening, position, version };
             holder.streams.invalidated(self.replica, self.life.opening, key, position).map_err(|gap| Ended::Broken(gap.to_string()))?;
             if copies.held.drop_if(key, |copy| copy.is_outdated_by(&news)) {
-                copies.meters.invalidated.increment(1);
+                Meters::add(&copies.meters.invalidated);
             }
             position = position.next();
         }

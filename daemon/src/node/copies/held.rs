@@ -61,8 +61,13 @@ impl Life {
     /// What its last heartbeat said. Should one arrive in between, this mixes the later position with the earlier time, which the replica
     /// showed at that position all the more.
     fn heartbeat(&self) -> CopyHeartbeat {
-        let shown = Hlc(self.shown.load(Ordering::Acquire));
+        let shown = self.shown();
         CopyHeartbeat { position: Position(self.position.load(Ordering::Acquire)), shown }
+    }
+
+    /// Up to when the replica showed everything in its last heartbeat.
+    pub(crate) fn shown(&self) -> Hlc {
+        Hlc(self.shown.load(Ordering::Acquire))
     }
 
     /// A heartbeat has arrived, and all that came before it on the stream was carried out.

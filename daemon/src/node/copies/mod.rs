@@ -29,12 +29,14 @@ mod follow;
 mod held;
 mod serve;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use isochrone_edge::{CopiesView, CopyStream};
 use isochrone_ident::{Hlc, NodeId, Slot};
-use isochrone_replica::{CopyTicket, Opening};
+use isochrone_replica::{CopyTicket, Opening, copy_age_ms};
 use isochrone_store::Changed;
-use metrics::{Counter, Unit, describe_counter, describe_gauge};
+use metrics::{Unit, describe_counter, describe_gauge};
 use tokio::sync::watch;
 
 use super::core::{Core, lock};
@@ -45,12 +47,26 @@ pub(crate) use follow::follow_all;
 use held::Held;
 pub(crate) use held::Name;
 
-/// What is counted on the path of reads.
+/// What is counted on the path of reads: here first, and told to the metrics now and then.
+#[derive(Default)]
 pub(crate) struct Meters {
-    hits: Counter,
-    misses: Counter,
-    stale_hits: Counter,
-    invalidated: Counter,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    stale_hits: AtomicU64,
+    invalidated: AtomicU64,
+}
+
+impl Meters {
+    fn add(count: &AtomicU64) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn tell(&self) {
+        metrics::counter!("isochrone_copies_hits_total").absolute(self.hits.load(Ordering::Relaxed));
+        metrics::counter!("isochrone_copies_misses_total").absolute(self.misses.load(Ordering::Relaxed));
+        metrics::counter!("isochrone_copies_stale_hits_total").absolute(self.stale_hits.load(Ordering::Relaxed));
+        metrics::counter!("isochrone_copies_invalidated_total").absolute(self.invalidated.load(Ordering::Relaxed));
+    }
 }
 
 /// Both ends of this daemon.
@@ -67,18 +83,12 @@ pub(crate) struct Copies {
 impl Copies {
     /// No copies yet, and nobody who has some.
     pub(crate) fn new(options: CopyOptions, incarnation: u64, seed: u64) -> Self {
-        let meters = Meters {
-            hits: metrics::counter!("isochrone_copies_hits_total"),
-            misses: metrics::counter!("isochrone_copies_misses_total"),
-            stale_hits: metrics::counter!("isochrone_copies_stale_hits_total"),
-            invalidated: metrics::counter!("isochrone_copies_invalidated_total"),
-        };
         Self {
             held: Held::new(options.bytes, seed),
             holder: Mutex::new(Holder::new(options.queue, incarnation)),
             wanted: watch::Sender::new(()),
             announcer: Announcer::default(),
-            meters,
+            meters: Meters::default(),
             is_on: options.bytes > 0,
         }
     }
@@ -105,11 +115,27 @@ impl Copies {
 
     /// What is told now and then.
     pub(crate) fn gauges(&self) {
+        self.meters.tell();
         let (entries, bytes) = self.held.size();
         metrics::gauge!("isochrone_copies_entries").set(entries as f64);
         metrics::gauge!("isochrone_copies_bytes").set(bytes as f64);
-        metrics::gauge!("isochrone_copies_streams").set(lock(&self.holder).live().count() as f64);
+        metrics::gauge!("isochrone_copies_streams").set(lock(&self.holder).live_count() as f64);
         metrics::gauge!("isochrone_copies_subscribers").set(self.announcer.len() as f64);
+    }
+}
+
+impl Core {
+    /// What operators see of the copies held here.
+    pub(crate) fn copies_view(&self) -> CopiesView {
+        let (copies, view) = (&self.copies, self.view.load_full());
+        let (entries, bytes) = copies.held.size();
+        let stream = |(node, shown): (NodeId, Hlc)| CopyStream {
+            node: node.to_string(),
+            region: view.members.get(&node).map_or_else(String::new, |member| member.region.to_string()),
+            age_ms: copy_age_ms(shown, self.now()),
+        };
+        let (hits, misses) = (copies.meters.hits.load(Ordering::Relaxed), copies.meters.misses.load(Ordering::Relaxed));
+        CopiesView { entries, bytes, hits, misses, streams: lock(&copies.holder).shown().map(stream).collect() }
     }
 }
 

@@ -9,6 +9,7 @@ use isochrone_edge::Refusal;
 use isochrone_ident::{Hlc, Kind, Namespace, NodeId, Slot};
 use isochrone_replica::{Opening, Record, Session, copy_age_ms, may_serve};
 
+use super::Meters;
 use super::held::{Copy, Fill, Name};
 use crate::node::core::{Core, lock};
 use crate::node::find::{Wanted, join, not_caught_up};
@@ -45,7 +46,7 @@ impl Core {
         let is_live = copy.is_live() || self.options.breaks(Mutation::TrustBrokenStream);
         match is_live.then(|| self.worth(spec, &copy, session))? {
             Worth::Good(age_ms) => {
-                self.copies.meters.hits.increment(1);
+                Meters::add(&self.copies.meters.hits);
                 Some(Copied { record: copy.record.clone(), age_ms })
             }
             Worth::TooOld(_) | Worth::Behind | Worth::Outdated => None,
@@ -60,8 +61,8 @@ impl Core {
         let Some(copy) = self.copies.held.copy_of(&wanted.name()) else { return Ok(None) };
         match self.worth(wanted.spec, &copy, wanted.session) {
             Worth::Good(age_ms) => {
-                self.copies.meters.hits.increment(1);
-                self.copies.meters.stale_hits.increment(1);
+                Meters::add(&self.copies.meters.hits);
+                Meters::add(&self.copies.meters.stale_hits);
                 Ok(Some(Copied { record: copy.record.clone(), age_ms }))
             }
             Worth::TooOld(age_ms) => Err(self.too_stale(wanted, age_ms, detail)),
@@ -92,7 +93,7 @@ impl Core {
 
     /// A replica is about to be asked: its stream, and those of the key's other replicas, are to tell of the slot.
     pub(crate) fn want_copies(&self, view: &View, ns: &Namespace, slot: Slot) {
-        self.copies.meters.misses.increment(1);
+        Meters::add(&self.copies.meters.misses);
         if self.copies.is_on {
             let replicas = view.replicas(ns, slot).read.into_iter().filter(|&node| node != self.id());
             let is_new = lock(&self.copies.holder).want(replicas, slot);

@@ -13,13 +13,14 @@ use crate::node::sender::REFUSED;
 use crate::node::view::View;
 
 impl Core {
-    /// How the eventual path stands; what copies say is left out.
+    /// How the eventual path stands.
     pub(crate) fn replication_report(&self) -> ReplicationReport {
         let stable = self.stable();
         let stable_lag_ms = (stable > Hlc::ZERO).then(|| self.now().millis().saturating_sub(stable.wall().millis()));
         ReplicationReport {
             peers: self.peer_reports(),
             divergence: self.divergence_report(),
+            copies: self.copies_view(),
             under_replicated_keys: self.under_replicated_keys(),
             stable_lag_ms,
             age_ms: self.age_ms(),
