@@ -299,7 +299,7 @@ fn cut_off(mutation: Option<Mutation>) -> Vec<String> {
             client.prime("strict", &fresh).await;
             at(5_000).await;
             cut(&shared, true);
-            at(7_000).await;
+            at(6_500).await;
             let early = client.read("strict", &fresh).await;
             book.expect(early.is_ok(), "a copy that is young enough is served on");
             at(12_000).await;
