@@ -11,6 +11,7 @@ use super::count_bytes;
 use super::scope::Scope;
 use super::words::{Ask, CompareRequest, ITEMS_MAX, ItemPage, PARTS_MAX, ROOTS_MAX, Shown};
 use crate::node::core::{Core, lock};
+use crate::node::options::Mutation;
 use crate::node::wire;
 
 /// Told while the digests are not ready.
@@ -93,6 +94,7 @@ impl Core {
     /// at or below this node's own promise is delivered, and may be long dead.
     fn undelivered(&self, scope: &Scope, after: Option<(Slot, Bytes)>) -> Result<Shown, String> {
         let promised: Hlc = lock(&self.horizon).heard(self.id()).stable_through;
+        let promised = if self.options.breaks(Mutation::PullSettled) { Hlc::ZERO } else { promised };
         let all: Vec<u8> = (0..=u8::MAX).collect();
         let (mut items, mut looked_at) = (Vec::new(), 0);
         let first = after.as_ref().map(|(slot, _)| *slot);

@@ -119,6 +119,7 @@ pub(crate) async fn rounds(core: Arc<Core>) {
             next => {
                 let until = next.map_or_else(|| now + core.options.repair.interval.1, |(_, at, _)| at);
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep_until(until) => {}
                     _ = peers_changed.changed() => {}
                     changed = view_changed.changed() => if changed.is_err() { return },
