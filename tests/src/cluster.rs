@@ -69,7 +69,8 @@ pub async fn live(shared: Arc<Shared>, me: usize) -> turmoil::Result {
             lock(&shared.disks)[me].made = true;
             let api = api_of(&shared, me, &node);
             let incarnation = Operator::status(&node).incarnation;
-            for client in 0..settled::CLIENTS {
+            let clients = if shared.tune.is_none() { settled::CLIENTS } else { 0 };
+            for client in 0..clients {
                 tokio::spawn(settled::client(Arc::clone(&shared), api.clone(), me, incarnation, client));
             }
             desks::open(&shared, me, api.clone());
@@ -184,6 +185,9 @@ fn options(shared: &Shared, me: usize) -> NodeOptions {
     if let Some(bytes) = shared.hint_bytes {
         options.hints.bytes_max = bytes;
     }
+    if let Some(tune) = shared.tune {
+        tune(&mut options);
+    }
     options
 }
 
@@ -238,7 +242,8 @@ async fn run_errand(shared: &Shared, node: &Node) {
 fn report(shared: &Shared, me: usize, node: &Node) -> Report {
     let status = Operator::status(node);
     let before = lock(&shared.reports)[me].clone();
-    let healing = matches!(shared.stage(), Stage::Heal);
+    // What was looked at before the last of these writes says nothing of where it all comes to rest.
+    let comes_to_rest = matches!(shared.stage(), Stage::Heal) && lock(&shared.reports).iter().all(|report| report.wrote);
     let failing = status.checks.iter().filter(|c| !c.ok).map(|c| format!("{}: {}", c.name, c.detail)).collect();
     Report {
         ready: status.ready,
@@ -248,7 +253,7 @@ fn report(shared: &Shared, me: usize, node: &Node) -> Report {
         members: status.members.len(),
         leader: (status.council.leader, status.council.term),
         replication: Operator::replication(node).unwrap_or_default(),
-        holds: if healing { held(node.store()) } else { before.holds },
+        holds: if comes_to_rest { held(node.store()) } else { before.holds },
         wrote: before.wrote,
         verified: before.verified,
     }

@@ -26,6 +26,15 @@ pub enum Fault {
         /// Receiver.
         to: usize,
     },
+    /// Large packets are lost one way, as where a tunnel takes less than was found before; small ones pass.
+    LoseLarge {
+        /// Sender.
+        from: usize,
+        /// Receiver.
+        to: usize,
+        /// Bytes of the largest packet that passes.
+        bytes_max: usize,
+    },
     /// A region is cut off from all others.
     CutRegion {
         /// A node of that region.

@@ -38,6 +38,8 @@ pub enum Fate {
     Unknown,
     /// Acknowledged with this version.
     Acknowledged(Version),
+    /// Acknowledged without its version, as deletes are: it is above all that its daemon had acknowledged before.
+    Done,
     /// Refused: it was not applied, and never will be.
     Refused,
 }
@@ -55,6 +57,8 @@ pub struct Write {
     pub fate: Fate,
     /// Its version, from an acknowledgement or from a read of its value.
     pub version: Option<Version>,
+    /// What its daemon had acknowledged of the key when it began.
+    pub above: Option<Version>,
     /// When it was answered last.
     pub ended: Option<Duration>,
 }
@@ -73,6 +77,8 @@ struct Of {
     known: Option<Version>,
     /// The highest version that a quorum has acknowledged.
     by_quorum: Option<Version>,
+    /// The highest version that an acknowledged delete is above.
+    buried: Option<Version>,
     /// The highest version that each daemon has acknowledged itself.
     acknowledged_at: BTreeMap<usize, Version>,
 }
@@ -126,8 +132,9 @@ impl History {
     /// A client asks a daemon for a write.
     pub fn begin(&mut self, node: usize, name: &Name, deed: Deed) -> WriteId {
         let id = self.next_id();
+        let above = self.floor(node, name);
         self.keys.entry(name.clone()).or_default().writes.push(id);
-        self.writes.push(Write { node, name: name.clone(), deed, fate: Fate::Open, version: None, ended: None });
+        self.writes.push(Write { node, name: name.clone(), deed, fate: Fate::Open, version: None, above, ended: None });
         id
     }
 
@@ -142,11 +149,12 @@ impl History {
                 self.violations.push(text);
             }
             // A repeat's refusal says nothing of the first try.
-            (Fate::Acknowledged(_), _) | (Fate::Unknown, Fate::Refused) => {}
+            (Fate::Acknowledged(_) | Fate::Done, _) | (Fate::Unknown, Fate::Refused) => {}
             (_, fate) => write.fate = fate,
         }
         match fate {
             Fate::Acknowledged(version) => self.acknowledge(id, version),
+            Fate::Done => self.bury(id),
             Fate::Refused if self.writes[id.0].fate == Fate::Refused && self.writes[id.0].version.is_some() => {
                 self.violate(format!("write {} was refused after it had been read", id.0));
             }
@@ -162,6 +170,14 @@ impl History {
         if let Some(of) = self.keys.get_mut(&write.name) {
             let floor = of.acknowledged_at.entry(node).or_insert(version);
             *floor = (*floor).max(version);
+        }
+    }
+
+    fn bury(&mut self, id: WriteId) {
+        self.acknowledged += 1;
+        let Write { name, above, .. } = &self.writes[id.0];
+        if let Some(of) = self.keys.get_mut(name) {
+            of.buried = of.buried.max(*above);
         }
     }
 
@@ -211,6 +227,7 @@ impl History {
             let Some(of) = self.keys.get_mut(&name) else { continue };
             of.acknowledged_at.remove(&node);
             of.by_quorum = None;
+            of.buried = None;
             let certain = of.writes.iter().filter_map(|id| match self.writes[id.0].fate {
                 Fate::Acknowledged(version) => Some(version),
                 _ => None,
@@ -266,7 +283,12 @@ impl History {
         if let Err(text) = self.check_shown(name, shown) {
             self.violate(format!("{}/{} ends with {text}", name.0, name.1));
         }
-        let Some(known) = self.keys.get(name).and_then(|of| of.known) else { return };
+        let Some(of) = self.keys.get(name) else { return };
+        let (known, buried) = (of.known, of.buried);
+        if let Some(shown) = shown.filter(|shown| Some(shown.version) <= buried) {
+            self.violate(format!("{}/{} ends with {}, which an acknowledged delete had seen", name.0, name.1, shown.version));
+        }
+        let Some(known) = known else { return };
         match shown {
             Some(shown) if shown.version < known => {
                 self.violate(format!("{}/{} ends with {}, and {known} was acknowledged or read", name.0, name.1, shown.version));
@@ -389,6 +411,20 @@ mod tests {
         put(&mut history, Fate::Acknowledged(version(2)));
         history.check_end(&name(), None);
         assert_eq!(history.violations().len(), 1);
+    }
+
+    #[test]
+    fn a_value_that_its_own_daemon_deleted_must_not_come_back() {
+        let mut history = History::default();
+        let (_, first) = put(&mut history, Fate::Acknowledged(version(1)));
+        let delete = history.begin(0, &name(), Deed::Delete);
+        history.end(delete, Fate::Done);
+        history.check_end(&name(), None);
+        let (_, second) = put(&mut history, Fate::Acknowledged(version(3)));
+        history.check_end(&name(), Some(&shown(3, &second)));
+        assert!(history.violations().is_empty(), "{:?}", history.violations());
+        history.check_end(&name(), Some(&shown(1, &first)));
+        assert!(history.violations()[0].contains("delete"), "{:?}", history.violations());
     }
 
     #[test]

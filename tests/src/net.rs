@@ -29,13 +29,17 @@ pub struct NetFaults {
     cut: Vec<u32>,
     /// Packets in a million that are lost that way.
     lost_ppm: Vec<u32>,
+    /// Bytes of the largest packet that gets through that way.
+    bytes_max: Vec<usize>,
 }
 
 impl NetFaults {
     /// A network without faults.
     #[must_use]
     pub fn new(nodes: usize, seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed ^ 0x10_55), nodes, cut: vec![0; nodes * nodes], lost_ppm: vec![0; nodes * nodes] }
+        let ways = nodes * nodes;
+        let rng = StdRng::seed_from_u64(seed ^ 0x10_55);
+        Self { rng, nodes, cut: vec![0; ways], lost_ppm: vec![0; ways], bytes_max: vec![usize::MAX; ways] }
     }
 
     /// Cuts one way, or undoes one such cut.
@@ -49,16 +53,22 @@ impl NetFaults {
         self.lost_ppm[from * self.nodes + to] = ppm;
     }
 
+    /// Loses packets of more bytes than that one way.
+    pub fn limit(&mut self, from: usize, to: usize, bytes_max: usize) {
+        self.bytes_max[from * self.nodes + to] = bytes_max;
+    }
+
     /// Ends every fault.
     pub fn heal(&mut self) {
         self.cut.fill(0);
         self.lost_ppm.fill(0);
+        self.bytes_max.fill(usize::MAX);
     }
 
-    fn passes(&mut self, from: usize, to: usize) -> bool {
+    fn passes(&mut self, from: usize, to: usize, bytes: usize) -> bool {
         let way = from * self.nodes + to;
         let lost = self.rng.random_range(0..1_000_000) < self.lost_ppm[way];
-        self.cut[way] == 0 && !lost
+        self.cut[way] == 0 && bytes <= self.bytes_max[way] && !lost
     }
 }
 
@@ -117,7 +127,7 @@ impl AsyncUdpSocket for Socket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let Some(to) = self.shared.number_at(transmit.destination.ip()) else { return Ok(()) };
-        let passes = lock(&self.shared.net).passes(self.me, to);
+        let passes = lock(&self.shared.net).passes(self.me, to, transmit.contents.len());
         self.shared.note(format_args!("packet {} {to} {} {passes}", self.me, transmit.contents.len()));
         if passes {
             self.inner.try_send_to(transmit.contents, transmit.destination)?;

@@ -5,17 +5,17 @@ use std::fmt;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use isochrone::node::Mutation;
+use isochrone::node::{Mutation, NodeOptions};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use turmoil::Sim;
 
 use crate::clients::roaming;
+use crate::clients::script::{self, Line};
 use crate::clocks::Clock;
 use crate::faults::{self, Fault, Planned};
 use crate::shape::Shape;
 use crate::shared::{Disks, Shared, Stage, lock};
-use crate::trace::Trace;
 use crate::{cluster, oracle};
 
 /// Virtual time in which every daemon must be ready.
@@ -51,15 +51,26 @@ pub struct Plan {
     pub faults: Option<Vec<Planned>>,
     /// A bug to plant.
     pub mutation: Option<Mutation>,
+    /// A directed scenario in place of what clients draw.
+    pub scenario: Option<Scenario>,
     /// Whether to print the trace.
     pub shown: bool,
+}
+
+/// Requests at fixed times, and settings under which they tell something.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// The requests.
+    pub lines: Vec<Line>,
+    /// Changes every daemon's options.
+    pub tune: fn(&mut NodeOptions),
 }
 
 impl Plan {
     /// Everything as the seed says, breaking for that long.
     #[must_use]
     pub fn new(seed: u64, time: Duration) -> Self {
-        Self { seed, time, shape: None, faults: None, mutation: None, shown: false }
+        Self { seed, time, shape: None, faults: None, mutation: None, scenario: None, shown: false }
     }
 }
 
@@ -115,7 +126,7 @@ pub fn run(plan: &Plan) -> Outcome {
     watch_panics();
     PANIC.take();
     let shape = plan.shape.clone().unwrap_or_else(|| Shape::draw(plan.seed));
-    let shared = Arc::new(Shared::new(plan.seed, shape, plan.mutation, Trace::new(plan.shown)));
+    let shared = Arc::new(Shared::new(plan, shape));
     let mut run = Run::new(plan, Arc::clone(&shared));
     let ended = run.boot().and_then(|()| run.work()).and_then(|()| run.heal()).and_then(|()| run.verify());
     let elapsed = run.sim.elapsed();
@@ -163,7 +174,10 @@ impl Run {
             shared.address(sim.lookup(name), n);
         }
         let clients = Arc::clone(&shared);
-        sim.host("clients", move || roaming::live(Arc::clone(&clients)));
+        match plan.scenario.clone() {
+            None => sim.host("clients", move || roaming::live(Arc::clone(&clients))),
+            Some(scenario) => sim.host("clients", move || script::live(Arc::clone(&clients), scenario.lines.clone())),
+        }
         let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x2_u64);
         set_links(&sim, &shared.shape);
         set_clocks(&shared, &mut rng);
@@ -303,6 +317,7 @@ impl Run {
         match *fault {
             Fault::Lose { from, to, ppm } => lock(&self.shared.net).lose(from, to, ppm),
             Fault::CutOneWay { from, to } => lock(&self.shared.net).cut(from, to, true),
+            Fault::LoseLarge { from, to, bytes_max } => lock(&self.shared.net).limit(from, to, bytes_max),
             Fault::CutRegion { of } => self.cut_region(of, true),
             Fault::Crash { node, after_writes: 0 } => self.crash(node),
             Fault::Crash { node, after_writes } => {
@@ -330,6 +345,7 @@ impl Run {
         match *fault {
             Fault::Lose { from, to, .. } => lock(&self.shared.net).lose(from, to, 0),
             Fault::CutOneWay { from, to } => lock(&self.shared.net).cut(from, to, false),
+            Fault::LoseLarge { from, to, .. } => lock(&self.shared.net).limit(from, to, usize::MAX),
             Fault::CutRegion { of } => self.cut_region(of, false),
             Fault::Crash { node, .. } => {
                 if !self.down[node] && lock(&self.shared.disks)[node].store.is_off() {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use isochrone::node::{Mutation, WallClock};
+use isochrone::node::{Mutation, NodeOptions, WallClock};
 use isochrone_edge::ReplicationReport;
 use isochrone_gossip::certs::CertificatePem;
 use isochrone_ident::{Namespace, NodeId, Version, WallMicros};
@@ -18,6 +18,7 @@ use crate::cluster::LIVES;
 use crate::history::{History, Name};
 use crate::model::typed::{Place, TypedHistory, View};
 use crate::net::NetFaults;
+use crate::run::Plan;
 use crate::shape::Shape;
 use crate::trace::Trace;
 
@@ -105,6 +106,8 @@ pub struct Shared {
     pub cluster_file: String,
     /// The bug that is planted, if one is.
     pub mutation: Option<Mutation>,
+    /// In a directed scenario, what it changes of every daemon's options; clients then draw no requests.
+    pub tune: Option<fn(&mut NodeOptions)>,
     /// The authority, as PEM text.
     pub authority: String,
     /// Each node's certificates, one for each of its disks.
@@ -163,20 +166,22 @@ pub fn elapsed() -> Duration {
 impl Shared {
     /// A cluster that has not started.
     #[must_use]
-    pub fn new(seed: u64, shape: Shape, mutation: Option<Mutation>, trace: Trace) -> Self {
+    pub fn new(plan: &Plan, shape: Shape) -> Self {
+        let seed = plan.seed;
         let nodes = shape.nodes.len();
         let (authority, certificates) = crate::cluster::certificates(&shape);
         Self {
             seed,
             cluster_file: crate::cluster::CLUSTER_FILE.to_owned(),
-            mutation,
+            mutation: plan.mutation,
+            tune: plan.scenario.as_ref().map(|scenario| scenario.tune),
             authority,
             certificates,
             hint_bytes: hint_bytes(seed),
             lives: Mutex::new(vec![0; nodes]),
             clean: Mutex::new(vec![Duration::ZERO; nodes]),
             errands: Mutex::default(),
-            trace: Mutex::new(trace),
+            trace: Mutex::new(Trace::new(plan.shown)),
             net: Mutex::new(NetFaults::new(nodes, seed)),
             clocks: Mutex::new(vec![Clock::default(); nodes]),
             disks: Mutex::new((0..nodes).map(|_| Disks::default()).collect()),

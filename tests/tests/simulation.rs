@@ -3,9 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
-use isochrone::node::Mutation;
+use isochrone::node::{Mutation, NodeOptions};
+use tests::clients::script::{Ask, Line};
 use tests::faults::{Fault, Planned};
-use tests::run::{EXACT, Outcome, Plan, again, run};
+use tests::run::{EXACT, Outcome, Plan, Scenario, again, run};
 use tests::shape::Shape;
 
 /// How long things break in one seed.
@@ -110,4 +111,37 @@ fn e4_a_clock_an_hour_ahead_takes_no_writes_and_loses_none() {
     let outcome = run_alone(plan);
     // Healed only once its own clock has caught up with the writes that it took while it was the one to be wrong.
     assert!(outcome.violations.iter().all(|v| !v.contains("acknowledged it")), "{:?}", outcome.violations);
+}
+
+fn ask(millis: u64, daemon: usize, quorum: bool, ask: Ask) -> Line {
+    Line { at: Duration::from_millis(millis), daemon, key: "k", quorum, ask }
+}
+
+/// The repair of a quorum read hangs in the network while a later delete reaches everybody and is forgotten; then it arrives.
+///
+/// Daemons 0 and 2 hold a value that 1 has not heard of yet. A reader at 0 sees that, and sends it to 1: in a packet of more than 600 bytes, which is
+/// lost over and over, while all that tells how far everything is stable fits into less.
+#[test]
+fn e7_a_read_repair_that_comes_after_its_delete_was_forgotten_is_caught() {
+    let faults =
+        [at(1_000, 600, Fault::CutOneWay { from: 2, to: 1 }), at(1_300, 3_100, Fault::LoseLarge { from: 0, to: 1, bytes_max: 600 })];
+    let lines = vec![ask(1_100, 2, false, Ask::Put(700)), ask(1_350, 0, true, Ask::Read), ask(2_300, 2, false, Ask::Delete)];
+    let tune = |options: &mut NodeOptions| {
+        options.read_deadline = Duration::from_secs(5);
+        options.sweep = (Duration::from_millis(100), 4_096);
+    };
+    let scenario = Scenario { lines, tune };
+    let outcome = |mutation| {
+        let shape = Some(Shape::of(3, 1, false, 1));
+        let plan = Plan { shape, faults: Some(faults.to_vec()), scenario: Some(scenario.clone()), mutation, ..Plan::new(1, TIME) };
+        run_alone(plan).violations
+    };
+    assert_eq!(outcome(None), Vec::<String>::new());
+    assert_ne!(outcome(Some(Mutation::AcceptStaleRepair)), Vec::<String>::new());
+}
+
+#[test]
+fn e9_a_replica_that_answers_a_session_without_waiting_is_caught() {
+    assert!(is_clean((3, 1), &[]));
+    assert!(is_caught(Mutation::NoSessionWait, (3, 1), &[]));
 }

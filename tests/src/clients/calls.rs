@@ -61,6 +61,7 @@ impl Answer {
 pub fn fate_of(status: u16, version: Option<Version>) -> Fate {
     match (status, version) {
         (200..=299, Some(version)) => Fate::Acknowledged(version),
+        (200..=299, None) => Fate::Done,
         (400..=499 | 501 | 503 | 507, _) => Fate::Refused,
         _ => Fate::Unknown,
     }

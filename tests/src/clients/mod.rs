@@ -3,5 +3,6 @@
 pub mod calls;
 pub mod desks;
 pub mod roaming;
+pub mod script;
 pub mod settled;
 pub mod typed_calls;

@@ -70,6 +70,8 @@ struct Roamer {
     losses: u64,
     requests: u64,
     here: usize,
+    /// The value's key that it asked for last.
+    last: Option<Name>,
 }
 
 /// How a request ended.
@@ -95,6 +97,7 @@ impl Roamer {
             losses: 0,
             requests: 0,
             here: 0,
+            last: None,
         }
     }
 
@@ -202,9 +205,15 @@ impl Roamer {
         lock(&self.shared.history).violate(format!("roamer {} {text}", self.number));
     }
 
+    /// Half of the time the key of last time: soon after a write elsewhere it shows whether the session is kept.
     fn value_name(&mut self) -> Name {
+        if let Some(last) = self.last.clone().filter(|_| self.rng.random()) {
+            return last;
+        }
         let key = if self.rng.random_ratio(1, 3) { "r" } else { "k" };
-        (self.namespace(), format!("{key}{}", self.rng.random_range(0..12)))
+        let name = (self.namespace(), format!("{key}{}", self.rng.random_range(0..12)));
+        self.last = Some(name.clone());
+        name
     }
 
     async fn put_value(&mut self) {
@@ -221,6 +230,9 @@ impl Roamer {
         self.shared.note(format_args!("write {} {} {fate:?}", asked.daemon, id.0));
         let mut history = lock(&self.shared.history);
         history.end(id, fate);
+        if fate == Fate::Done && before == self.sessions {
+            self.session.deleted(&name);
+        }
         let Fate::Acknowledged(version) = fate else { return };
         if quorum {
             history.acknowledge_quorum(&name, version);

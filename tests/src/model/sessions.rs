@@ -10,8 +10,8 @@ use crate::history::Name;
 /// What one session has written and read.
 #[derive(Debug, Default)]
 pub struct Session {
-    /// The highest version of each key that it has written or read.
-    floors: BTreeMap<Name, Version>,
+    /// The highest version of each key that it has written or read, and whether it has deleted the key since.
+    floors: BTreeMap<Name, (Version, bool)>,
     /// The highest version of all.
     newest: Option<Version>,
 }
@@ -30,10 +30,17 @@ impl Session {
         }
     }
 
+    /// Its delete was acknowledged: what it has seen of the key so far, it must not see again.
+    pub fn deleted(&mut self, name: &Name) {
+        if let Some((_, deleted)) = self.floors.get_mut(name) {
+            *deleted = true;
+        }
+    }
+
     /// What a read of the key must not fall below.
     #[must_use]
     pub fn floor(&self, name: &Name) -> Option<Version> {
-        self.floors.get(name).copied()
+        self.floors.get(name).map(|(version, _)| *version)
     }
 
     /// Its read was answered with this version.
@@ -41,17 +48,20 @@ impl Session {
     /// # Errors
     /// Read your writes, monotonic reads: the version is below one that the session has written or read.
     pub fn read(&mut self, name: &Name, version: Version) -> Result<(), String> {
-        let floor = self.floor(name);
+        let floor = self.floors.get(name).copied();
         self.see(name, version);
         match floor {
-            Some(floor) if version < floor => Err(format!("reads {version} of {}/{}, having seen {floor}", name.0, name.1)),
+            Some((floor, true)) if version == floor => Err(format!("reads {version} of {}/{}, having deleted it", name.0, name.1)),
+            Some((floor, _)) if version < floor => Err(format!("reads {version} of {}/{}, having seen {floor}", name.0, name.1)),
             _ => Ok(()),
         }
     }
 
     fn see(&mut self, name: &Name, version: Version) {
-        let floor = self.floors.entry(name.clone()).or_insert(version);
-        *floor = (*floor).max(version);
+        let floor = self.floors.entry(name.clone()).or_insert((version, false));
+        if version > floor.0 {
+            *floor = (version, false);
+        }
         self.newest = self.newest.max(Some(version));
     }
 }
@@ -76,6 +86,17 @@ mod tests {
         session.wrote(&name("a"), version(5)).expect("the first write");
         assert!(session.read(&name("a"), version(5)).is_ok());
         assert!(session.read(&name("a"), version(4)).is_err());
+    }
+
+    #[test]
+    fn a_session_does_not_read_what_it_has_deleted() {
+        let mut session = Session::default();
+        session.deleted(&name("a"));
+        session.wrote(&name("a"), version(5)).expect("the first write");
+        assert!(session.read(&name("a"), version(5)).is_ok());
+        session.deleted(&name("a"));
+        assert!(session.read(&name("a"), version(5)).is_err());
+        assert!(session.read(&name("a"), version(6)).is_ok());
     }
 
     #[test]
