@@ -69,7 +69,7 @@ pub async fn live(shared: Arc<Shared>, me: usize) -> turmoil::Result {
             lock(&shared.disks)[me].made = true;
             let api = api_of(&shared, me, &node);
             let incarnation = Operator::status(&node).incarnation;
-            let clients = if shared.tune.is_none() { settled::CLIENTS } else { 0 };
+            let clients = if shared.is_directed { 0 } else { settled::CLIENTS };
             for client in 0..clients {
                 tokio::spawn(settled::client(Arc::clone(&shared), api.clone(), me, incarnation, client));
             }
@@ -259,15 +259,14 @@ fn report(shared: &Shared, me: usize, node: &Node) -> Report {
     }
 }
 
-/// What a store holds of durable namespaces, slot by slot; `None` when it can't be read.
+/// What a store holds, slot by slot; `None` when it can't be read.
 fn held(store: &Store) -> Option<BTreeMap<Place, Held>> {
     let mut all = BTreeMap::new();
     for slot in Slot::all().filter(|&slot| store.slot_totals(slot).keys > 0) {
         let mut after = None;
         loop {
             let page = store.scan_slot(slot, after.as_ref(), 1 << 20).ok()?;
-            let durable = page.entries.into_iter().filter(|e| is_durable(&e.ns));
-            all.extend(durable.map(|e| (Place { kind: e.kind, name: (e.ns, e.key.to_string()) }, held_of(e.record))));
+            all.extend(page.entries.into_iter().map(|e| (Place { kind: e.kind, name: (e.ns, e.key.to_string()) }, held_of(e.record))));
             match page.next {
                 Some(next) => after = Some(next),
                 None => break,
@@ -278,13 +277,13 @@ fn held(store: &Store) -> Option<BTreeMap<Place, Held>> {
 }
 
 fn held_of(record: Record) -> Held {
-    let canonical = postcard::to_stdvec(&record.state).unwrap_or_default();
-    let (value, passing) = match record.state {
-        State::Live(live) => (Some(live.value), live.expires_at.map(|_| "an expired value")),
+    let canonical = xxh3_128(&postcard::to_stdvec(&record.state).unwrap_or_default());
+    let (value, passing) = match &record.state {
+        State::Live(live) => (Some(live.value.clone()), live.expires_at.map(|_| "an expired value")),
         State::Tombstone => (None, Some("a delete")),
         State::Typed(typed) => (None, typed.expires_at().map(|_| "an expired state")),
     };
-    Held { version: record.version, value, passing, canonical: xxh3_128(&canonical) }
+    Held { version: record.version, value, passing, canonical, record }
 }
 
 /// Whether a namespace's acknowledged writes must survive.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use isochrone_edge::ReplicationReport;
 use isochrone_ident::{Kind, Version};
+use isochrone_replica::Record;
 
 use crate::history::{History, Name, Shown};
 use crate::model::typed::Place;
@@ -39,7 +40,10 @@ fn unrest_of(n: usize, report: &Report, nodes: usize) -> Option<String> {
     }
     unrest_of_replication(n, &report.replication).or_else(|| {
         let holds = report.holds.as_ref()?;
-        let (place, held, what) = holds.iter().find_map(|(place, held)| Some((place, held, held.passing?)))?;
+        let (place, held, what) = holds
+            .iter()
+            .filter(|(place, _)| crate::cluster::is_durable(&place.name.0))
+            .find_map(|(place, held)| Some((place, held, held.passing?)))?;
         Some(format!("daemon {n} still holds {what} {} of {place}", held.version))
     })
 }
@@ -60,7 +64,7 @@ fn differing(shared: &Shared, reports: &[Report]) -> Option<String> {
     if let Some(n) = reports.iter().position(|r| r.holds.is_none()) {
         return Some(format!("daemon {n}'s store can't be read"));
     }
-    all_names(reports).into_iter().find_map(|name| {
+    all_names(reports).into_iter().filter(|place| crate::cluster::is_durable(&place.name.0)).find_map(|name| {
         let holders = holders(reports, &name);
         let states: BTreeSet<(Version, u128)> = holders.values().map(|held| (held.version, held.canonical)).collect();
         let wanted = shared.replicas(&name.name.0);
@@ -83,7 +87,9 @@ pub fn check_end(shared: &Shared) -> BTreeMap<Name, Option<Version>> {
     let reports = lock(&shared.reports).clone();
     let mut history = lock(&shared.history);
     let mut names: BTreeSet<Name> = history.names().into_iter().filter(|(ns, _)| crate::cluster::is_durable(ns)).collect();
-    names.extend(all_names(&reports).into_iter().filter(|place| place.kind == Kind::Value).map(|place| place.name));
+    let places = all_names(&reports);
+    contradictions(&reports, &places).into_iter().for_each(|text| history.violate(text));
+    names.extend(places.into_iter().filter(|p| p.kind == Kind::Value && crate::cluster::is_durable(&p.name.0)).map(|place| place.name));
     let mut end = BTreeMap::new();
     for name in names {
         let held = holders(&reports, &Place { kind: Kind::Value, name: name.clone() }).into_values().next();
@@ -92,6 +98,18 @@ pub fn check_end(shared: &Shared) -> BTreeMap<Name, Option<Version>> {
         end.insert(name, shown.map(|s| s.version));
     }
     end
+}
+
+/// Two states of a key that can't both be true, because a version or a dot was given out twice (E3). Also where states may differ, for writes
+/// that are not durable may be lost at one replica and not at another, they must go together.
+fn contradictions(reports: &[Report], places: &BTreeSet<Place>) -> Vec<String> {
+    let contradicts = |place: &&Place| {
+        let mut records = holders(reports, place).into_values().map(|held| held.record);
+        let first = records.next()?;
+        records.try_fold(first, Record::merge).err()
+    };
+    let found = places.iter().filter_map(|place| contradicts(&place).map(|conflict| (place, conflict)));
+    found.map(|(place, conflict)| format!("replicas tell two stories of {place}, which should be one: {conflict}")).collect()
 }
 
 fn check_key(history: &mut History, name: &Name, shown: Option<&Shown>) {

@@ -51,26 +51,19 @@ pub struct Plan {
     pub faults: Option<Vec<Planned>>,
     /// A bug to plant.
     pub mutation: Option<Mutation>,
-    /// A directed scenario in place of what clients draw.
-    pub scenario: Option<Scenario>,
+    /// What clients ask, each at its time; drawn when not given.
+    pub lines: Option<Vec<Line>>,
+    /// Changes every daemon's options, so that a directed run tells something.
+    pub tune: Option<fn(&mut NodeOptions)>,
     /// Whether to print the trace.
     pub shown: bool,
-}
-
-/// Requests at fixed times, and settings under which they tell something.
-#[derive(Debug, Clone)]
-pub struct Scenario {
-    /// The requests.
-    pub lines: Vec<Line>,
-    /// Changes every daemon's options.
-    pub tune: fn(&mut NodeOptions),
 }
 
 impl Plan {
     /// Everything as the seed says, breaking for that long.
     #[must_use]
     pub fn new(seed: u64, time: Duration) -> Self {
-        Self { seed, time, shape: None, faults: None, mutation: None, scenario: None, shown: false }
+        Self { seed, time, shape: None, faults: None, mutation: None, lines: None, tune: None, shown: false }
     }
 }
 
@@ -174,9 +167,9 @@ impl Run {
             shared.address(sim.lookup(name), n);
         }
         let clients = Arc::clone(&shared);
-        match plan.scenario.clone() {
+        match plan.lines.clone() {
             None => sim.host("clients", move || roaming::live(Arc::clone(&clients))),
-            Some(scenario) => sim.host("clients", move || script::live(Arc::clone(&clients), scenario.lines.clone())),
+            Some(lines) => sim.host("clients", move || script::live(Arc::clone(&clients), lines.clone())),
         }
         let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x2_u64);
         set_links(&sim, &shared.shape);

@@ -10,6 +10,7 @@ use isochrone::node::{Mutation, NodeOptions, WallClock};
 use isochrone_edge::ReplicationReport;
 use isochrone_gossip::certs::CertificatePem;
 use isochrone_ident::{Namespace, NodeId, Version, WallMicros};
+use isochrone_replica::Record;
 use isochrone_store::SimDisk;
 
 use crate::clients::desks::Desk;
@@ -46,6 +47,8 @@ pub struct Held {
     pub passing: Option<&'static str>,
     /// A hash of the state's canonical bytes.
     pub canonical: u128,
+    /// All of it.
+    pub record: Record,
 }
 
 /// What a node said of itself last.
@@ -67,7 +70,7 @@ pub struct Report {
     pub wrote: bool,
     /// Whether it has read everything since [`Stage::Verify`].
     pub verified: bool,
-    /// What its store holds of durable namespaces; only looked at while healing.
+    /// What its store holds; only looked at while healing.
     pub holds: Option<BTreeMap<Place, Held>>,
     /// How the eventual path stands.
     pub replication: ReplicationReport,
@@ -106,8 +109,10 @@ pub struct Shared {
     pub cluster_file: String,
     /// The bug that is planted, if one is.
     pub mutation: Option<Mutation>,
-    /// In a directed scenario, what it changes of every daemon's options; clients then draw no requests.
+    /// Changes every daemon's options.
     pub tune: Option<fn(&mut NodeOptions)>,
+    /// Whether clients draw no requests, for others are given.
+    pub is_directed: bool,
     /// The authority, as PEM text.
     pub authority: String,
     /// Each node's certificates, one for each of its disks.
@@ -174,7 +179,8 @@ impl Shared {
             seed,
             cluster_file: crate::cluster::CLUSTER_FILE.to_owned(),
             mutation: plan.mutation,
-            tune: plan.scenario.as_ref().map(|scenario| scenario.tune),
+            tune: plan.tune,
+            is_directed: plan.lines.is_some(),
             authority,
             certificates,
             hint_bytes: hint_bytes(seed),

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::identity::IdentityError;
+use super::options::{Mutation, NodeOptions};
 use super::wire;
 
 const DURABLE_LIFE: FactKey = FactKey::fixed("life/durable");
@@ -30,12 +31,19 @@ impl Actors {
     ///
     /// # Errors
     /// [`IdentityError`]; no write may be taken then.
-    pub(crate) async fn recall(store: &Store, node: NodeId, seed: u64, incarnation: Incarnation) -> Result<Self, IdentityError> {
+    pub(crate) async fn recall(
+        store: &Store,
+        node: NodeId,
+        seed: u64,
+        incarnation: Incarnation,
+        options: &NodeOptions,
+    ) -> Result<Self, IdentityError> {
         // One seed may start a node several times.
         let mut rng = StdRng::seed_from_u64(seed ^ 0x11fe ^ incarnation.0.rotate_left(32));
         let durable = super::identity::read(store, &DURABLE_LIFE, "durable life")?.unwrap_or_else(|| rng.random());
         let evictable = super::identity::read(store, &EVICTABLE_LIFE, "evictable life")?.unwrap_or_else(|| rng.random());
-        let facts = vec![(DURABLE_LIFE, Some(wire::encode(&durable))), (EVICTABLE_LIFE, None)];
+        let goes_on = options.breaks(Mutation::ReuseLife).then(|| wire::encode(&evictable));
+        let facts = vec![(DURABLE_LIFE, Some(wire::encode(&durable))), (EVICTABLE_LIFE, goes_on)];
         store.commit(WriteSet { facts, durability: Durability::AtOnce, ..WriteSet::default() }).await?;
         Ok(Self { durable: Actor { node, life: durable }, evictable: Actor { node, life: evictable } })
     }

@@ -134,6 +134,12 @@ pub enum Mutation {
     ForgetUnstable,
     /// E2: acknowledges writes that rest on what is missing here, without fetching that.
     IgnoreGaps,
+    /// E1: forgets which requests were counted, so that one that is repeated in another region counts twice.
+    CountRepeats,
+    /// E3: after an unclean end goes on with the evictable dots as they were on disk, although peers may have seen later ones.
+    ReuseLife,
+    /// E5: removes what this node happens to hold, whatever the session has observed elsewhere.
+    RemoveUnobserved,
     /// E7: a quorum read's repair is taken however old it is.
     AcceptStaleRepair,
     /// E7: what is being pulled may be forgotten meanwhile.

@@ -128,7 +128,8 @@ impl Node {
     /// [`StartError`]; nothing runs then.
     pub async fn start(parts: NodeParts) -> Result<Self, StartError> {
         let recalled = identity::recall(&parts.store, parts.identity.node, parts.environment.seed).await?;
-        let actors = Actors::recall(&parts.store, parts.identity.node, parts.environment.seed, recalled.incarnation).await?;
+        let actors =
+            Actors::recall(&parts.store, parts.identity.node, parts.environment.seed, recalled.incarnation, &parts.options).await?;
         let router = Arc::new(Router::default());
         let doorkeeper = Arc::new(Doorkeeper::default());
         let options = (parts.mesh)(recalled.store, recalled.incarnation);

@@ -9,8 +9,11 @@ use isochrone_ident::Namespace;
 
 use super::calls::{Answer, Call, path, request};
 use super::desks::{Visit, visit};
-use crate::history::{Deed, Fate, Name, Shown, value_of};
-use crate::shared::{Shared, Stage, lock};
+use super::typed_calls;
+use crate::history::{Deed as ValueDeed, Fate, Name, Shown, value_of};
+use crate::model::typed::{Deed, Place};
+use crate::model::{Ending, Request};
+use crate::shared::{Shared, Stage, elapsed, lock};
 
 /// One request to a key of the namespace `data`.
 #[derive(Debug, Clone)]
@@ -36,6 +39,8 @@ pub enum Ask {
     Delete,
     /// To read.
     Read,
+    /// To change a counter, set, map or register, under an idempotency key if one is given: a line with the same one is a repeat.
+    Change(Deed, Option<&'static str>),
 }
 
 /// The host of all these requests: it never breaks. A request waits for no other.
@@ -63,14 +68,30 @@ impl Line {
             Ask::Put(length) => {
                 let value = value_of(lock(&shared.history).next_id(), length);
                 let call = self.call(Method::PUT, &name, value.clone());
-                self.write(shared, &name, Deed::Put { value, expires: false }, call).await;
+                self.write(shared, &name, ValueDeed::Put { value, expires: false }, call).await;
             }
             Ask::Delete => {
                 let call = self.call(Method::DELETE, &name, Bytes::new());
-                self.write(shared, &name, Deed::Delete, call).await;
+                self.write(shared, &name, ValueDeed::Delete, call).await;
             }
             Ask::Read => self.read(shared, &name).await,
+            Ask::Change(ref deed, repeats) => self.change(shared, name, deed, repeats).await,
         }
+    }
+
+    async fn change(&self, shared: &Shared, name: Name, deed: &Deed, repeats: Option<&'static str>) {
+        let place = Place { kind: deed.kind(), name };
+        let asked = Request { daemon: self.daemon, step: None, quorum: self.quorum, begun: elapsed() };
+        let id = lock(&shared.typed).begin_or_repeat(asked, &place, deed, repeats);
+        let fields = repeats.map(|key| ("idempotency-key", key.to_owned()));
+        let call = typed_calls::write(&place, id, deed, None, None, &Vec::from_iter(fields));
+        let ending = match visit(shared, self.daemon, Duration::ZERO, call).await {
+            Visit::Nobody => Ending::Refused,
+            Visit::Lost => Ending::Unknown,
+            Visit::Answered(answer) => typed_calls::ending_of(answer.status.as_u16()),
+        };
+        shared.note(format_args!("act {} {} {ending:?}", self.daemon, id.0));
+        lock(&shared.typed).end(id, ending, elapsed());
     }
 
     fn call(&self, method: Method, name: &Name, body: Bytes) -> Call {
@@ -78,7 +99,7 @@ impl Line {
         request(method, &path(name), &Vec::from_iter(level), body)
     }
 
-    async fn write(&self, shared: &Shared, name: &Name, deed: Deed, call: Call) {
+    async fn write(&self, shared: &Shared, name: &Name, deed: ValueDeed, call: Call) {
         let id = lock(&shared.history).begin(self.daemon, name, deed);
         let fate = match visit(shared, self.daemon, Duration::ZERO, call).await {
             Visit::Nobody => Fate::Refused,

@@ -236,7 +236,6 @@ async fn fetch_typed(shared: &Shared, api: &Api, node: usize, place: &Place) -> 
         shared.note(format_args!("read {node} {:?} {}", place.name, answer.status.as_u16()));
         match answer.status {
             _ if answer.is_absence() => return Some(None),
-            StatusCode::NOT_IMPLEMENTED => return Some(None),
             StatusCode::OK => return typed_calls::view_of(place.kind, &answer.body).map(|(view, _)| Some(view)),
             _ => tokio::time::sleep(RETRY).await,
         }

@@ -63,6 +63,19 @@ pub enum Deed {
     },
 }
 
+impl Deed {
+    /// The type of key that it is done to.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Add(_) => Kind::Counter,
+            Self::Update { .. } => Kind::Set,
+            Self::Change(_) => Kind::Map,
+            Self::Put { .. } => Kind::Register,
+        }
+    }
+}
+
 /// What is shown of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum View {
@@ -85,6 +98,8 @@ pub struct TypedHistory {
     sets: BTreeMap<Name, Set>,
     maps: BTreeMap<Name, Map>,
     registers: BTreeMap<Name, Register>,
+    /// Acts that can be repeated, by their idempotency key.
+    requests: BTreeMap<String, ActId>,
     /// Writes that were acknowledged.
     pub acknowledged: u64,
 }
@@ -117,6 +132,17 @@ impl TypedHistory {
     /// A write is repeated under its idempotency key.
     pub fn again(&mut self, id: ActId, request: Request) {
         self.acts.again(id, request);
+    }
+
+    /// A write begins, unless one under that idempotency key has: then it is repeated.
+    pub fn begin_or_repeat(&mut self, request: Request, place: &Place, deed: &Deed, key: Option<&str>) -> ActId {
+        if let Some(&id) = key.and_then(|key| self.requests.get(key)) {
+            self.again(id, request);
+            return id;
+        }
+        let id = self.begin(request, place, deed.clone());
+        self.requests.extend(key.map(|key| (key.to_owned(), id)));
+        id
     }
 
     /// A try of a write was answered, or never will be.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::find::{Wanted, join};
 use super::identity::HLC_HIGH;
+use super::options::Mutation;
 use super::read::check_level;
 use super::take::{FirstAnswer, millis, refusal_of, request_key};
 use super::view::View;
@@ -87,7 +88,8 @@ impl Core {
         let Some(spec) = view.namespace(&changing.ns) else { return Err(Refusal::NoSuchNamespace(changing.ns)) };
         let Changing { ns, kind, key, slot, .. } = &changing;
         let wanted = Wanted { spec, slot: *slot, ns, kind: *kind, key, session: &session, deadline };
-        let observed = if words::observes(&changing.change) { self.observe(&view, &wanted, level).await? } else { None };
+        let observes = words::observes(&changing.change) && !self.options.breaks(Mutation::RemoveUnobserved);
+        let observed = if observes { self.observe(&view, &wanted, level).await? } else { None };
         let is_whole = observed.is_some();
         let ended = self.make(&view, &wanted, &changing, observed).await?;
         if level == Level::Quorum {
@@ -102,7 +104,8 @@ impl Core {
 
     fn changing(&self, view: &View, command: TypedWrite, evictable: bool, session: &Session) -> Result<Changing, Refusal> {
         let request = command.idempotency_key.as_ref().map(request_key).transpose()?;
-        let claim = command.idempotency_key.as_ref().map(|key| words::claim_of(&command.ns, key));
+        let claims = !self.options.breaks(Mutation::CountRepeats);
+        let claim = command.idempotency_key.as_ref().filter(|_| claims).map(|key| words::claim_of(&command.ns, key));
         let bounds = self.options.typed;
         let limits = TypedLimits {
             set_members: view.namespace(&command.ns).map_or(bounds.set_members, |spec| spec.set_members_max(bounds.set_members)),
