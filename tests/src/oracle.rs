@@ -64,13 +64,32 @@ fn differing(shared: &Shared, reports: &[Report]) -> Option<String> {
     if let Some(n) = reports.iter().position(|r| r.holds.is_none()) {
         return Some(format!("daemon {n}'s store can't be read"));
     }
-    all_names(reports).into_iter().filter(|place| crate::cluster::is_durable(&place.name.0)).find_map(|name| {
-        let holders = holders(reports, &name);
-        let states: BTreeSet<(Version, u128)> = holders.values().map(|held| (held.version, held.canonical)).collect();
-        let wanted = shared.replicas(&name.name.0);
-        let texts: Vec<String> = holders.iter().map(|(n, held)| format!("daemon {n} {} {:032x}", held.version, held.canonical)).collect();
-        (states.len() != 1 || holders.len() != wanted).then(|| format!("{name} should be equal at {wanted} replicas: {}", texts.join(", ")))
+    let mut durable = all_names(reports).into_iter().filter(|place| crate::cluster::is_durable(&place.name.0));
+    durable.find_map(|place| {
+        let holders = holders(reports, &place);
+        let wanted = shared.replicas(&place.name.0);
+        if are_equal(shared, &holders, wanted) {
+            return None;
+        }
+        let text = |(n, held): (&usize, &Held)| format!("daemon {n} {} {:032x}", held.version, held.canonical);
+        Some(format!("{place} should be equal at {wanted} replicas: {}", holders.iter().map(text).collect::<Vec<_>>().join(", ")))
     })
+}
+
+/// Whether so many daemons hold the same, and no other holds anything: but for a state with dots of its own, which a daemon that is no replica
+/// keeps, for it reads there which comes next (E3).
+fn are_equal(shared: &Shared, holders: &BTreeMap<usize, Held>, wanted: usize) -> bool {
+    let mut records = holders.values().map(|held| held.record.clone());
+    let Some(first) = records.next() else { return true };
+    let Ok(all) = records.try_fold(first, Record::merge) else { return false };
+    let keeps = |n: usize, held: &Held| {
+        let own = crate::cluster::node_id(&shared.shape, n, shared.life(n));
+        held.record.as_typed().is_some_and(|typed| typed.has_dots_of(own))
+    };
+    let equal = holders.values().filter(|held| held.record.state == all.state).count();
+    let differ_rightly = holders.iter().all(|(&n, held)| held.record.state == all.state || keeps(n, held));
+    let kept = holders.iter().filter(|&(&n, held)| keeps(n, held)).count();
+    differ_rightly && equal >= wanted && holders.len() <= wanted + kept
 }
 
 fn all_names(reports: &[Report]) -> BTreeSet<Place> {

@@ -72,6 +72,8 @@ struct Roamer {
     here: usize,
     /// The value's key that it asked for last.
     last: Option<Name>,
+    /// The other key that it asked for last.
+    last_place: Option<Place>,
 }
 
 /// How a request ended.
@@ -98,6 +100,7 @@ impl Roamer {
             requests: 0,
             here: 0,
             last: None,
+            last_place: None,
         }
     }
 
@@ -140,7 +143,11 @@ impl Roamer {
         Namespace::new(name).expect("a namespace's name")
     }
 
+    /// Half of the time the place of last time, as for values.
     fn place(&mut self) -> Place {
+        if let Some(last) = self.last_place.clone().filter(|_| self.rng.random()) {
+            return last;
+        }
         let kind = [Kind::Counter, Kind::Set, Kind::Map, Kind::Register][self.rng.random_range(0..4)];
         let key = match self.rng.random_range(0..8) {
             0 => format!("x{}", self.rng.random_range(0..KEYS.1)),
@@ -148,7 +155,9 @@ impl Roamer {
             1 => format!("own{}", self.number),
             _ => format!("k{}", self.rng.random_range(0..KEYS.0)),
         };
-        Place { kind, name: (self.namespace(), key) }
+        let place = Place { kind, name: (self.namespace(), key) };
+        self.last_place = Some(place.clone());
+        place
     }
 
     /// Notes the next request, and what goes into its head.

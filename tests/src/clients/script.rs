@@ -15,13 +15,15 @@ use crate::model::typed::{Deed, Place};
 use crate::model::{Ending, Request};
 use crate::shared::{Shared, Stage, elapsed, lock};
 
-/// One request to a key of the namespace `data`.
+/// One request.
 #[derive(Debug, Clone)]
 pub struct Line {
     /// When it is made, counted as faults are.
     pub at: Duration,
     /// The daemon that is asked.
     pub daemon: usize,
+    /// The namespace.
+    pub ns: &'static str,
     /// The key.
     pub key: &'static str,
     /// Whether it asks for level `quorum`.
@@ -63,7 +65,7 @@ pub async fn live(shared: Arc<Shared>, lines: Vec<Line>) -> turmoil::Result {
 
 impl Line {
     async fn ask_once(&self, shared: &Shared) {
-        let name: Name = (Namespace::new("data").expect("a namespace's name"), self.key.to_owned());
+        let name: Name = (Namespace::new(self.ns).expect("a namespace's name"), self.key.to_owned());
         match self.ask {
             Ask::Put(length) => {
                 let value = value_of(lock(&shared.history).next_id(), length);
