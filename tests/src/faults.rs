@@ -104,6 +104,12 @@ pub fn draw(seed: u64, shape: &Shape, time: Duration) -> Vec<Planned> {
             Planned { at, lasts, fault: one(&mut rng, shape.nodes.len()) }
         })
         .collect();
+    // One, for no cluster can do without all of its disks.
+    if rng.random_ratio(1, 3) {
+        let initial = (0..shape.nodes.len()).filter(|&n| shape.is_initial(n)).count();
+        let (at, lasts) = (time.mul_f64(rng.random_range(0.1..0.7)), Duration::from_millis(rng.random_range(500..4_000)));
+        planned.push(Planned { at, lasts, fault: Fault::LoseDisk { node: rng.random_range(0..initial) } });
+    }
     planned.sort_by_key(|p| p.at);
     planned
 }

@@ -32,7 +32,8 @@ pub struct Hints {
 /// The pace of anti-entropy (E6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairOptions {
-    /// Shortest and longest pause between two rounds with one replica (`replication.repair_interval_min`, `_max`).
+    /// Shortest and longest pause between two rounds with one replica (`replication.repair_interval_min`, `_max`). With [`Duration::MAX`] there are none, not
+    /// at rejoin either: for simulations of what would otherwise be mended.
     pub interval: (Duration, Duration),
     /// Bytes a second that this daemon takes, at most (`replication.repair_bytes_per_second`).
     pub bytes_per_second: u64,

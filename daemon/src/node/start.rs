@@ -269,7 +269,9 @@ fn spawn_tasks(core: &Arc<Core>, doorkeeper: &Arc<Doorkeeper>, hooks: &Arc<Hooks
     core.spawn(copies::follow_all(Arc::clone(core)));
     core.spawn(fill::fill(Arc::clone(core)));
     core.spawn(fill::drive(Arc::clone(core)));
-    core.spawn(repair::rounds(Arc::clone(core)));
+    if core.options.repair.interval.0 < std::time::Duration::MAX {
+        core.spawn(repair::rounds(Arc::clone(core)));
+    }
 }
 
 impl Backend for Node {
