@@ -76,7 +76,7 @@ fn is_caught(mutation: Mutation, shape: (usize, usize), faults: &[Planned]) -> b
             ..Plan::new(seed, TIME)
         };
         let outcome = run_alone(plan);
-        outcome.violations.iter().any(|v| v.contains("acknowledged") || v.contains("equal") || v.contains("should be"))
+        outcome.violations.iter().any(|v| ["acknowledged", "equal", "should be", "was shown"].iter().any(|word| v.contains(word)))
     })
 }
 
