@@ -198,11 +198,6 @@ fn e3_going_on_with_dots_that_peers_may_have_seen_is_caught() {
 }
 
 #[test]
-fn e5_a_remove_of_what_nobody_has_observed_is_caught() {
-    assert!(is_caught(Mutation::RemoveUnobserved, (3, 1), &[]));
-}
-
-#[test]
 fn e9_a_replica_that_answers_a_session_without_waiting_is_caught() {
     assert!(is_clean((3, 1), &[]));
     assert!(is_caught(Mutation::NoSessionWait, (3, 1), &[]));

@@ -139,8 +139,6 @@ pub enum Mutation {
     CountRepeats,
     /// E3: after an unclean end goes on with the evictable dots as they were on disk, although peers may have seen later ones.
     ReuseLife,
-    /// E5: removes what this node happens to hold, whatever the session has observed elsewhere.
-    RemoveUnobserved,
     /// E7: a quorum read's repair is taken however old it is.
     AcceptStaleRepair,
     /// E7: what is being pulled may be forgotten meanwhile.

@@ -88,8 +88,7 @@ impl Core {
         let Some(spec) = view.namespace(&changing.ns) else { return Err(Refusal::NoSuchNamespace(changing.ns)) };
         let Changing { ns, kind, key, slot, .. } = &changing;
         let wanted = Wanted { spec, slot: *slot, ns, kind: *kind, key, session: &session, deadline };
-        let observes = words::observes(&changing.change) && !self.options.breaks(Mutation::RemoveUnobserved);
-        let observed = if observes { self.observe(&view, &wanted, level).await? } else { None };
+        let observed = if words::observes(&changing.change) { self.observe(&view, &wanted, level).await? } else { None };
         let is_whole = observed.is_some();
         let ended = self.make(&view, &wanted, &changing, observed).await?;
         if level == Level::Quorum {
