@@ -10,9 +10,9 @@ use isochrone::node::{Mutation, Node};
 use isochrone_edge::{Backend, Glance, Level, Operator, Preconditions, ReadCommand, Refusal, Served, Source, WriteCommand, WriteOp};
 use isochrone_ident::{Key, Namespace};
 use tests::cluster::{self, node_id};
+use tests::run::Plan;
 use tests::shape::Shape;
 use tests::shared::{Shared, elapsed, lock};
-use tests::trace::Trace;
 use tokio::time::{Instant, sleep};
 use turmoil::Sim;
 
@@ -148,7 +148,8 @@ where
     R: Future<Output = ()> + 'static,
 {
     let shape = Shape::of(3, 1, false, seed);
-    let mut shared = Shared::new(seed, shape, mutation, Trace::new(false));
+    let plan = Plan { mutation, ..Plan::new(seed, Duration::ZERO) };
+    let mut shared = Shared::new(&plan, shape);
     CLUSTER_FILE.clone_into(&mut shared.cluster_file);
     let (shared, book) = (Arc::new(shared), Arc::new(Book::default()));
     let mut builder = turmoil::Builder::new();
