@@ -42,6 +42,7 @@ const ROOMS: &[Room] = &[
         crates: Some(&["base64", "bytes", "crdts", "serde", "thiserror", "xxhash-rust"]),
         barred: &[],
     },
+    Room { path: "daemon/quorum", package: "isochrone-quorum", imports: &[], crates: Some(&["bytes", "serde", "thiserror"]), barred: &[] },
     Room { path: "config", package: "isochrone-config", imports: &[], crates: None, barred: &["tokio"] },
     Room { path: "gossip", package: "isochrone-gossip", imports: &[], crates: None, barred: HTTP },
     Room { path: "daemon/council", package: "isochrone-council", imports: &["isochrone-placement"], crates: None, barred: HTTP },
@@ -59,6 +60,7 @@ const EVERY_ROOM: &[&str] = &[
     "isochrone-edge",
     "isochrone-gossip",
     "isochrone-placement",
+    "isochrone-quorum",
     "isochrone-replica",
     "isochrone-store",
 ];
