@@ -143,7 +143,7 @@ pub(crate) fn decide(current: Option<&Envelope>, change: &Change, setting: &Sett
     if kept(&mut envelope, setting) >= setting.bounds.ring {
         return (None, Verdict::Refused(Refusal::RingFull));
     }
-    envelope.revision = Revision((envelope.revision.0 + 1).max(setting.ballot.counter));
+    envelope.revision = Revision(envelope.revision.0.saturating_add(1).max(setting.ballot.counter));
     envelope.content = content;
     envelope.fences.extend(change.fence.clone().map(|fence| (fence.guard, fence.token)));
     envelope.ring.push(Answered { id: change.id, revision: envelope.revision, effect });
