@@ -37,13 +37,13 @@ struct Book {
 }
 
 impl Book {
-    fn wrong(&self, what: String) {
+    fn wrong(&self, what: &str) {
         lock(&self.wrong).push(format!("at {:.3} s: {what}", elapsed().as_secs_f64()));
     }
 
     fn expect(&self, holds: bool, what: &str) {
         if !holds {
-            self.wrong(what.to_owned());
+            self.wrong(what);
         }
     }
 
@@ -61,7 +61,7 @@ impl Book {
         if due.is_some() && !shown.as_ref().is_some_and(later) {
             let shown = shown.map(|value| value.slice(..value.len().min(8)));
             drop(written);
-            self.wrong(format!("{name} shows {shown:?}, said to be {age_ms} ms old at most"));
+            self.wrong(&format!("{name} shows {shown:?}, said to be {age_ms} ms old at most"));
         }
     }
 }
@@ -94,7 +94,7 @@ impl Client<'_> {
             }
             sleep(Duration::from_millis(50)).await;
         }
-        self.book.wrong(format!("{key} is never served from a copy"));
+        self.book.wrong(&format!("{key} is never served from a copy"));
     }
 
     async fn write(&self, ns: &str, key: &str, value: Bytes) {
@@ -112,7 +112,7 @@ impl Client<'_> {
         };
         match self.node.write(command).await {
             Ok(_) => lock(&self.book.written).push((key.to_owned(), value, elapsed())),
-            Err(refusal) => self.book.wrong(format!("a write was refused: {refusal}")),
+            Err(refusal) => self.book.wrong(&format!("a write was refused: {refusal}")),
         }
     }
 
