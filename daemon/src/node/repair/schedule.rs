@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isochrone_ident::{Hlc, NodeId, Slot};
+use isochrone_ident::{NodeId, Slot};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -129,23 +129,11 @@ pub(crate) async fn rounds(core: Arc<Core>) {
     }
 }
 
-/// Whether a peer is there and has yet to send much of what it took, or this node has yet to send it much: what is on its way is no difference, and to
-/// compare its rows would send their names beside them.
+/// Whether a peer is there and has yet to send much of what it took.
 fn is_delivering(core: &Core, peer: NodeId) -> bool {
     let sent_through = super::lock(&core.horizon).heard(peer).sent_through;
-    core.mesh.is_connected(peer) && (is_long_ago(core, sent_through) || is_owed(core, peer))
-}
-
-/// Whether the oldest write that the peer has not acknowledged has waited long. A log that cannot be read says nothing.
-fn is_owed(core: &Core, peer: NodeId) -> bool {
-    let Some((_, acknowledged)) = super::lock(&core.delivery).resume(peer) else { return false };
-    let oldest = core.store.log_after(acknowledged, 1).ok().and_then(|page| page.operations.into_iter().next());
-    oldest.is_some_and(|logged| is_long_ago(core, logged.version.hlc))
-}
-
-fn is_long_ago(core: &Core, then: Hlc) -> bool {
-    let behind_ms = core.now().millis().saturating_sub(then.wall().millis());
-    u128::from(behind_ms) > DELIVERING.as_millis()
+    let behind_ms = core.now().millis().saturating_sub(sent_through.wall().millis());
+    core.mesh.is_connected(peer) && u128::from(behind_ms) > DELIVERING.as_millis()
 }
 
 /// One comparison with one peer.
