@@ -19,6 +19,7 @@ pub mod clocks;
 pub mod cluster;
 pub mod faults;
 pub mod history;
+pub mod linear;
 pub mod model;
 pub mod net;
 pub mod oracle;
