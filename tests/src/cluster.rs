@@ -15,7 +15,7 @@ use isochrone_replica::{DigestKey, Record, State};
 use isochrone_store::{Driver, Medium, Store, StoreOptions};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::clients::{desks, settled};
+use crate::clients::{desks, settled, strong};
 use crate::clocks::EPOCH;
 use crate::model::typed::Place;
 use crate::net::{PORT, TurmoilSockets};
@@ -69,7 +69,7 @@ pub async fn live(shared: Arc<Shared>, me: usize) -> turmoil::Result {
             lock(&shared.disks)[me].made = true;
             let api = api_of(&shared, me, &node);
             let incarnation = Operator::status(&node).incarnation;
-            let clients = if shared.is_directed { 0 } else { settled::CLIENTS };
+            let clients = if shared.is_directed || shared.only_strong { 0 } else { settled::CLIENTS };
             for client in 0..clients {
                 tokio::spawn(settled::client(Arc::clone(&shared), api.clone(), me, incarnation, client));
             }
@@ -215,13 +215,18 @@ async fn observe(shared: &Arc<Shared>, me: usize, node: &Node, api: &Api) {
         match shared.stage() {
             Stage::Boot | Stage::Work => {}
             Stage::Heal => {
-                if !lock(&shared.reports)[me].wrote && settled::write_once(shared, api, me).await {
+                if !lock(&shared.reports)[me].wrote
+                    && settled::write_once(shared, api, me).await
+                    && strong::write_once(shared, api, me).await
+                {
                     lock(&shared.reports)[me].wrote = true;
                 }
             }
             Stage::Verify(end) => {
                 if !lock(&shared.reports)[me].verified {
-                    let read = settled::read_all(shared, api, me, &end).await && settled::read_all_typed(shared, api, me).await;
+                    let read = settled::read_all(shared, api, me, &end).await
+                        && settled::read_all_typed(shared, api, me).await
+                        && strong::read_all(shared, api, me).await;
                     lock(&shared.reports)[me].verified = read;
                 }
             }

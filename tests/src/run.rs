@@ -53,6 +53,8 @@ pub struct Plan {
     pub mutation: Option<Mutation>,
     /// What clients ask, each at its time; drawn when not given.
     pub lines: Option<Vec<Line>>,
+    /// Whether to leave out all clients but those of strong namespaces.
+    pub only_strong: bool,
     /// Changes every daemon's options, so that a directed run tells something.
     pub tune: Option<fn(&mut NodeOptions)>,
     /// Whether to print the trace.
@@ -63,7 +65,7 @@ impl Plan {
     /// Everything as the seed says, breaking for that long.
     #[must_use]
     pub fn new(seed: u64, time: Duration) -> Self {
-        Self { seed, time, shape: None, faults: None, mutation: None, lines: None, tune: None, shown: false }
+        Self { seed, time, shape: None, faults: None, mutation: None, lines: None, only_strong: false, tune: None, shown: false }
     }
 }
 
@@ -126,13 +128,14 @@ pub fn run(plan: &Plan) -> Outcome {
     drop(run);
     let (trace, events) = lock(&shared.trace).digest();
     let history = lock(&shared.history);
-    let violations = history.violations().iter().cloned().chain(ended.err()).collect();
+    let strong = lock(&shared.strong);
+    let violations = history.violations().iter().cloned().chain(strong.check()).chain(ended.err()).collect();
     Outcome {
         violations,
         trace,
         events,
         answers: history.answers,
-        acknowledged: history.acknowledged + lock(&shared.typed).acknowledged,
+        acknowledged: history.acknowledged + lock(&shared.typed).acknowledged + strong.acknowledged,
         elapsed,
     }
 }

@@ -17,6 +17,7 @@ use crate::clients::desks::Desk;
 use crate::clocks::Clock;
 use crate::cluster::LIVES;
 use crate::history::{History, Name};
+use crate::model::strong::StrongHistory;
 use crate::model::typed::{Place, TypedHistory, View};
 use crate::net::NetFaults;
 use crate::run::Plan;
@@ -113,6 +114,8 @@ pub struct Shared {
     pub tune: Option<fn(&mut NodeOptions)>,
     /// Whether clients draw no requests, for others are given.
     pub is_directed: bool,
+    /// Whether there are none but clients of strong namespaces.
+    pub only_strong: bool,
     /// The authority, as PEM text.
     pub authority: String,
     /// Each node's certificates, one for each of its disks.
@@ -137,6 +140,8 @@ pub struct Shared {
     pub history: Mutex<History>,
     /// What clients did to keys that are not values, and were told.
     pub typed: Mutex<TypedHistory>,
+    /// What clients did in strong namespaces, and were told.
+    pub strong: Mutex<StrongHistory>,
     /// What each of these keys has come to in the end, and the node that showed it first.
     pub typed_ends: Mutex<BTreeMap<Place, (usize, Option<View>)>>,
     /// Each node's desk.
@@ -181,6 +186,7 @@ impl Shared {
             mutation: plan.mutation,
             tune: plan.tune,
             is_directed: plan.lines.is_some(),
+            only_strong: plan.only_strong,
             authority,
             certificates,
             hint_bytes: hint_bytes(seed),
@@ -193,6 +199,7 @@ impl Shared {
             disks: Mutex::new((0..nodes).map(|_| Disks::default()).collect()),
             history: Mutex::default(),
             typed: Mutex::default(),
+            strong: Mutex::default(),
             typed_ends: Mutex::default(),
             desks: Mutex::new((0..nodes).map(|_| None).collect()),
             stage: Mutex::new(Stage::Boot),

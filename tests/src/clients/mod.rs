@@ -5,4 +5,5 @@ pub mod desks;
 pub mod roaming;
 pub mod script;
 pub mod settled;
+pub mod strong;
 pub mod typed_calls;

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::clients::calls::{Answer, Call, path, request};
 use crate::clients::desks::{Visit, visit};
-use crate::clients::typed_calls;
+use crate::clients::{strong, typed_calls};
 use crate::history::{Deed as ValueDeed, Fate, Name, Shown, WriteId, value_of};
 use crate::model::maps::Change;
 use crate::model::sessions::Session;
@@ -38,9 +38,11 @@ const PATIENCE: u32 = 4;
 /// # Errors
 /// Never: the harness ends hosts.
 pub async fn live(shared: Arc<Shared>) -> turmoil::Result {
-    for number in 0..ROAMERS {
+    let roamers = if shared.only_strong { 0 } else { ROAMERS };
+    for number in 0..roamers {
         tokio::spawn(roam(Arc::clone(&shared), number));
     }
+    strong::spawn_all(&shared);
     std::future::pending().await
 }
 

@@ -18,6 +18,7 @@ pub mod maps;
 pub mod registers;
 pub mod sessions;
 pub mod sets;
+pub mod strong;
 pub mod typed;
 
 pub use acts::{Act, ActId, Acts, Ending, Observer, Request, Step};
