@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use isochrone_ident::NodeId;
-use isochrone_placement::{Candidate, Class, RegionWeights, RoundTrips, compute};
+use isochrone_placement::{Candidate, Class, RegionWeights, RoundTrips, compute, strong_width};
 use openraft::{ChangeMembers, ServerState};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -41,14 +41,8 @@ pub(crate) fn tables_for<'a>(
 ) -> Tables {
     let candidates = candidates(members);
     let eventual = compute(&candidates, weights, width, Class::Eventual);
-    let strong = compute(&candidates, weights, strong_width(width), Class::Strong { round_trips });
+    let strong = compute(&candidates, weights, strong_width(width, candidates.len()), Class::Strong { round_trips });
     Tables::new(eventual, strong, basis(&candidates, weights, width), weights.clone())
-}
-
-/// Strong slots have an odd number of replicas, at least as many as the file asks for up to five: an even one adds cost and no safety.
-const fn strong_width(width: u8) -> u8 {
-    let odd = width | 1;
-    if odd > 5 { 5 } else { odd }
 }
 
 pub(crate) fn candidates<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<Candidate> {
@@ -231,9 +225,11 @@ impl Driver {
         self.leads_since.map(|begin| self.absences.longer_than(long, begin)).into_iter().flatten().collect()
     }
 
-    /// Strong slots hold no data yet, so their moves are complete when begun; eventual slots are completed by the daemons that fill them.
+    /// Slots are completed by the daemons that fill them; strong ones here, where nobody does.
     async fn align_placement(&mut self, state: &ClusterState) {
-        if let Some(moved) = strong_moves(state) {
+        if self.proposer.options.completes_strong
+            && let Some(moved) = strong_moves(state)
+        {
             return self.order(moved).await;
         }
         let weights = self.weigher.weigh(state, &*self.proposer.options.observations);
@@ -250,7 +246,7 @@ impl Driver {
             self.unsettled = None;
             return None;
         }
-        if !self.has_settled(wanted) || state.placement.eventual.is_moving() {
+        if !self.has_settled(wanted) || state.placement.eventual.is_moving() || state.placement.strong.is_moving() {
             return None;
         }
         let from = (state.placement.eventual.epoch, state.placement.strong.epoch);

@@ -21,6 +21,8 @@
 //! - **E7**: a member that was not heard of for [`CouncilOptions::away_max`] is *retired*: its store is refused for ever, its node may join with an
 //!   empty one. One at a time, only while a majority is alive, and never when nobody alive has its data. What an operator removes is refused
 //!   whatever its store.
+//! - **Q4, Q15**: the state knows since which epoch each strong replica has been in its slot's sets without a gap, and as which store
+//!   ([`ClusterState::strong_joined`], [`ClusterState::strong_store`]).
 //! - **P2**: tables are ordered, never recomputed; their digests are checked when an epoch begins ([`Tables`]).
 //! - **P3**: weights change slowly, and an epoch for their sake comes at most every ten minutes ([`CouncilOptions::weights`]).
 //! - A proposal that is retried under its [`RequestId`] applies once; *nothing happened* and *outcome unknown* are told apart ([`ProposeError`]).
@@ -43,6 +45,7 @@ mod raft;
 mod receiving;
 mod state;
 mod storage;
+mod strong;
 mod voters;
 mod weigh;
 

@@ -98,6 +98,9 @@ pub struct CouncilOptions {
     /// elsewhere, and tombstones and logs no longer wait for it. Counted anew by each new leader, and whenever the leader has lost sight of the
     /// majority of the members; see [`crate::CouncilStatus::away`].
     pub away_max: Duration,
+    /// Whether the leader notes every strong slot as moved as soon as its move has begun: right only where strong slots hold nothing. A daemon that
+    /// serves strong namespaces moves them itself (Q14) and switches this off.
+    pub completes_strong: bool,
     /// How the weights follow round trips and traffic (P3).
     pub weights: WeightOptions,
     /// Log entries between two snapshots; the log holds at most about twice as many. 8 to 100,000.
@@ -126,6 +129,7 @@ impl CouncilOptions {
             settle: Duration::from_millis(200),
             replace_voter_after: Duration::from_secs(30),
             away_max: Duration::from_secs(72 * 3600),
+            completes_strong: true,
             weights: WeightOptions::default(),
             snapshot_every: 256,
             snapshot_bytes_max: 64 * 1024 * 1024,

@@ -18,6 +18,7 @@ use crate::journal::{Journal, JournalError, KeptSnapshot};
 use crate::meters::Meters;
 use crate::raft::{Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
 use crate::state::{ClusterState, Retired};
+use crate::strong::StrongReplicas;
 use isochrone_ident::NodeId;
 
 type StorageError = openraft::StorageError<NodeId>;
@@ -133,32 +134,44 @@ impl Published {
 #[derive(Serialize, Deserialize)]
 enum Frozen {
     V1(ClusterState),
-    /// With the retired stores, which the state itself leaves out. Only written when there are any, so that the previous version reads what it can.
+    /// With the retired stores, which the state itself leaves out.
     V2(ClusterState, Retired),
+    /// With what belongs to the strong tables, too.
+    V3(ClusterState, Retired, StrongReplicas),
 }
+
+/// Why bytes are no snapshot that this version can install.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unsound;
 
 impl Frozen {
     fn of(state: &ClusterState) -> Self {
-        match state.retired.is_empty() {
-            true => Self::V1(state.clone()),
-            false => Self::V2(state.clone(), state.retired.clone()),
-        }
+        Self::V3(state.clone(), state.retired.clone(), state.strong.clone())
     }
 
-    fn thawed(self) -> ClusterState {
-        match self {
-            Self::V1(state) => state,
-            Self::V2(mut state, retired) => {
-                state.retired = retired;
-                state
-            }
-        }
+    fn thawed(self) -> Result<ClusterState, Unsound> {
+        let (mut state, retired, strong) = match self {
+            Self::V1(state) => (state, Retired::new(), None),
+            Self::V2(state, retired) => (state, retired, None),
+            Self::V3(state, retired, strong) => (state, retired, Some(strong)),
+        };
+        state.retired = retired;
+        state.strong = strong.unwrap_or_else(|| StrongReplicas::unwritten(&state.placement.strong, &state.removed));
+        if state.strong.fit(&state.placement.strong) { Ok(state) } else { Err(Unsound) }
     }
+}
+
+pub(crate) fn freeze(state: &ClusterState) -> Result<Vec<u8>, JournalError> {
+    postcard::to_allocvec(&Frozen::of(state)).map_err(|_| JournalError::Corrupt { row: "snapshot".into(), why: "can't be encoded" })
+}
+
+pub(crate) fn thaw(bytes: &[u8]) -> Result<ClusterState, Unsound> {
+    postcard::from_bytes::<Frozen>(bytes).map_err(|_| Unsound)?.thawed()
 }
 
 /// Whether these bytes are a snapshot that this version can install.
 pub(crate) fn is_sound(bytes: &[u8]) -> bool {
-    postcard::from_bytes::<Frozen>(bytes).is_ok()
+    thaw(bytes).is_ok()
 }
 
 /// The state machine.
@@ -190,9 +203,7 @@ impl Machine {
     }
 
     fn thaw(&mut self, meta: &SnapshotMeta, bytes: &[u8]) -> Result<(), JournalError> {
-        let frozen: Frozen =
-            postcard::from_bytes(bytes).map_err(|_| JournalError::Corrupt { row: "snapshot".into(), why: "its state doesn't decode" })?;
-        self.state = frozen.thawed();
+        self.state = thaw(bytes).map_err(|_| JournalError::Corrupt { row: "snapshot".into(), why: "its state doesn't decode" })?;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.published.publish(&self.state);
@@ -215,8 +226,7 @@ impl Machine {
     }
 
     fn freeze(&self) -> Result<KeptSnapshot, JournalError> {
-        let bytes = postcard::to_allocvec(&Frozen::of(&self.state))
-            .map_err(|_| JournalError::Corrupt { row: "snapshot".into(), why: "can't be encoded" })?;
+        let bytes = freeze(&self.state)?;
         let snapshot_id = self.last_applied.map_or_else(String::new, |id| id.to_string());
         let meta = SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone(), snapshot_id };
         Ok(KeptSnapshot { meta, bytes })
@@ -275,5 +285,23 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let kept = self.frozen.clone().map_err(|e| IoError::write_snapshot(None, e))?;
         self.journal.save_snapshot(&kept).map_err(|e| IoError::write_snapshot(None, source(&e)))?;
         Ok(Snapshot { meta: kept.meta, snapshot: Box::new(Cursor::new(kept.bytes)) })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // in a test a panic is the message
+mod tests {
+    use isochrone_ident::ClusterName;
+
+    use super::*;
+
+    #[test]
+    fn snapshots_of_earlier_versions_still_read() {
+        let state = ClusterState::new(ClusterName::new("c").unwrap());
+        for frozen in [Frozen::V1(state.clone()), Frozen::V2(state.clone(), Retired::new())] {
+            assert_eq!(thaw(&postcard::to_allocvec(&frozen).unwrap()), Ok(state.clone()));
+        }
+        assert_eq!(thaw(&freeze(&state).unwrap()), Ok(state));
+        assert_eq!(thaw(&[9, 9, 9]), Err(Unsound));
     }
 }

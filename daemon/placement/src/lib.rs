@@ -41,7 +41,8 @@
 //! **P5.** What a change would move is known in slots, keys and bytes for each node before it is made ([`plan`]).
 //!
 //! **P6.** For strong slots, of the spread-legal sets near the top of the ranking, the one with the least expected quorum round trip wins
-//! ([`Class::Strong`]). Near is a node that would be in the set if it weighed a quarter more.
+//! ([`Class::Strong`]). Near is a node that would be in the set if it weighed a quarter more. A strong set has an odd number of nodes, or both of two
+//! ([`strong_width`]).
 //!
 //! **P7.** Movement is near what theory says is the least. What holds, tested:
 //!
@@ -58,12 +59,14 @@
 //!
 //! All slots of a class are STABLE in an epoch e, until the council begins the next. Then each slot whose set differs is JOINT(e, e+1): it is read at R_e
 //! and written at R_e and R_{e+1}, until the council notes that it has moved; when all have, the class is STABLE in e+1. Never are more
-//! than two sets live for a slot. An epoch that moves nothing is over as it begins.
+//! than two sets live for a slot. An epoch that moves nothing is over as it begins. [`Joins`] says since which epoch each replica has been in its
+//! slot's sets without a gap.
 
 mod candidate;
 mod compute;
 mod draw;
 mod epoch;
+mod joins;
 mod plan;
 mod quorum;
 mod share;
@@ -77,7 +80,9 @@ mod weights;
 pub use candidate::{Candidate, Capacity, InvalidCapacity};
 pub use compute::{Class, compute};
 pub use epoch::{BeginError, ClassPlacement, InvalidClass, Phase, Placement};
+pub use joins::Joins;
 pub use plan::{Amount, NodeChange, Plan, plan};
+pub use quorum::strong_width;
 pub use slot::{InvalidSlotSet, SlotSet, slot_of};
 pub use table::{InvalidTable, MEMBERS_MAX, Replicas, SlotTable, WIDTH_MAX};
 pub use track::{WeightOptions, WeightTracker};

@@ -21,6 +21,23 @@ const LOCAL_MICROS: u32 = 500;
 /// The round trip between two regions where nobody has measured any.
 const FAR_MICROS: u32 = 300_000;
 
+/// The most replicas of a strong slot: with more, every write waits for more disks, and no cluster of three to five regions gains by it.
+const REPLICAS_MAX: u8 = 5;
+
+/// How many replicas each strong slot has, where the cluster file asks for `asked` of a slot and there are `nodes`: an odd number, 1, 3 or 5, the least that is not
+/// below what was asked for and that there are nodes for. An even set outlives no more failures than the odd one below it, and each quorum of it is
+/// larger. With two nodes it is both, all the same: a set of one would lose its data with its disk, and of a set of two each has all that was
+/// chosen; the price is that neither can be missed until a third comes. 0 without nodes.
+#[must_use]
+pub fn strong_width(asked: u8, nodes: usize) -> u8 {
+    let wanted = (asked.max(1) | 1).min(REPLICAS_MAX);
+    match u8::try_from(nodes) {
+        Ok(nodes) if nodes < wanted && nodes > 2 => (nodes - 1) | 1,
+        Ok(nodes) => nodes.min(wanted),
+        Err(_) => wanted,
+    }
+}
+
 /// The round trips between the regions of a topology, by index.
 pub(crate) struct Distances(Vec<Vec<u32>>);
 
@@ -97,6 +114,16 @@ mod tests {
         assert_eq!(combinations(6, 3).len(), 20);
         assert_eq!(combinations(7, 7), [[0, 1, 2, 3, 4, 5, 6]]);
         assert_eq!(combinations(3, 0), [Vec::<usize>::new()]);
+    }
+
+    #[test]
+    fn p6_strong_sets_are_odd_except_of_two_nodes() {
+        let widths = |asked| [0, 1, 2, 3, 4, 5, 6, 300].map(|nodes| strong_width(asked, nodes));
+        assert_eq!(widths(1), [0, 1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(widths(2), widths(3), "at least what was asked for");
+        assert_eq!(widths(3), [0, 1, 2, 3, 3, 3, 3, 3]);
+        assert_eq!(widths(5), [0, 1, 2, 3, 3, 5, 5, 5]);
+        assert_eq!(widths(7), widths(4), "at most five");
     }
 
     #[test]
