@@ -34,6 +34,18 @@ pub enum OpenError {
         /// What was found.
         detail: String,
     },
+    /// It is the strong store of another member: of another daemon, or of this one before it lost its disk (Q15).
+    #[error(
+        "{medium} belongs to {found}, and this daemon is {expected}: put back the file that belongs to it, or empty its data directory and let it join anew as a new member"
+    )]
+    Foreign {
+        /// Which medium.
+        medium: String,
+        /// Whose it is.
+        found: String,
+        /// Who wants to open it.
+        expected: String,
+    },
     /// The disk refused to read or write.
     #[error("{medium} can't be opened: {detail}")]
     Disk {

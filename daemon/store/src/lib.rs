@@ -79,6 +79,7 @@ mod pages;
 mod shared;
 mod sim_disk;
 mod store;
+mod strong;
 mod tables;
 mod words;
 mod work;
@@ -92,6 +93,7 @@ pub use options::{Driver, Observer, OnFatal, StoreOptions, WallClock};
 pub use pages::LIST_EXAMINED_MAX;
 pub use sim_disk::SimDisk;
 pub use store::Store;
+pub use strong::{Expiring, OnSynced, StrongListed, StrongListing, StrongOptions, StrongStats, StrongStore, StrongTotals};
 pub use words::{
     Before, Changed, Committed, Durability, FactKey, InvalidLength, KeptAnswer, Listed, Listing, LogPage, Logged, Outcome, Page, Placed,
     RequestKey, SlotTotals, Stats, Write, WriteSet,

@@ -27,6 +27,7 @@ pub fn describe() {
     describe_counter!("isochrone_store_corrupt_total", "Stored values found to fail their checksum");
     describe_counter!("isochrone_store_conflicts_total", "Records refused because they claim a version that has another value");
     describe_counter!("isochrone_store_reopened_total", "Times the disk was opened again after an error");
+    crate::strong::describe();
 }
 
 /// A counter that can also be read back.
