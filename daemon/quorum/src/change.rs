@@ -1,12 +1,14 @@
 //! Q7, Q11: what a write makes of a register. A pure function of the register, the request and the time.
 
+use std::sync::Arc;
+
 use isochrone_ident::WallMicros;
 use serde::{Deserialize, Serialize};
 
 use crate::{Answered, Ballot, Content, Effect, Envelope, Guard, Mutation, RequestId, Revision, Token, Value};
 
 /// What a write demands of the register before it applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expect {
     /// Nothing.
     Anything,
@@ -16,6 +18,10 @@ pub enum Expect {
     Present,
     /// A value of exactly this revision (`If-Match`): compare-and-set.
     Revision(Revision),
+    /// A value of one of these revisions (`If-Match` with a list).
+    AnyOf(Vec<Revision>),
+    /// No value, or one of another revision than these (`If-None-Match` with a list).
+    NoneOf(Vec<Revision>),
 }
 
 /// What to do with the register.
@@ -25,6 +31,9 @@ pub enum Act {
     Put(Value),
     /// Remove the value.
     Delete,
+    /// Make a tombstone of a value whose expiry has passed, so that it can be forgotten (E8, Q16). Asked by daemons, not by clients: of what is still
+    /// alive it is answered that nothing is there to be done.
+    Expire,
 }
 
 /// The token that a lock's holder shows with a write (L5).
@@ -70,6 +79,9 @@ pub enum Refusal {
     /// Fences of too many guards are on this key.
     #[error("too many guards on this key")]
     FencesFull,
+    /// Another request was answered under this nonce (Q11): this one was not, and never will be.
+    #[error("another request had the same id")]
+    Reused,
     /// The request may no longer be tried (Q11).
     #[error("the request is past its retry window")]
     TooOld,
@@ -88,7 +100,7 @@ pub enum Verdict {
         /// What it did.
         effect: Effect,
     },
-    /// A delete of what was not there.
+    /// A delete of what was not there, or an expiry of what is not over.
     NothingThere,
     /// Not applied.
     Refused(Refusal),
@@ -124,31 +136,71 @@ pub(crate) struct Setting {
     pub(crate) mutation: Option<Mutation>,
 }
 
-/// The register after the change, if it changes, and how the write ends once that is chosen (or, unchanged, confirmed: Q7).
-pub(crate) fn decide(current: Option<&Envelope>, change: &Change, setting: &Setting) -> (Option<Envelope>, Verdict) {
-    let repeat = current.and_then(|envelope| envelope.answered(change.id)).filter(|_| setting.mutation != Some(Mutation::ForgetRequests));
-    if let Some(answered) = repeat {
-        return (None, Verdict::Applied { revision: answered.revision, effect: answered.effect });
-    }
-    if let Err(refusal) = admit(current, change, setting) {
-        return (None, Verdict::Refused(refusal));
-    }
-    let was_live = current.is_some_and(|envelope| envelope.live(setting.now, setting.bounds.skew_micros).is_some());
-    let (content, effect) = match &change.act {
-        Act::Put(value) => (Content::Live(value.clone()), if was_live { Effect::Replaced } else { Effect::Created }),
-        Act::Delete if was_live => (Content::Tombstone, Effect::Deleted),
-        Act::Delete => return (None, Verdict::NothingThere),
+/// Applies a change to the register, in place where nobody else holds it: how the write ends once that is chosen (or, unchanged, confirmed: Q7), and
+/// whether the register has changed.
+pub(crate) fn decide(register: &mut Option<Arc<Envelope>>, change: &Change, setting: &Setting) -> (Verdict, bool) {
+    let effect = match judge(register.as_deref(), change, setting) {
+        Ok(effect) => effect,
+        Err(verdict) => return (verdict, false),
     };
-    let mut envelope = current.cloned().unwrap_or_else(|| unborn(setting.floor));
-    if kept(&mut envelope, setting) >= setting.bounds.ring {
-        return (None, Verdict::Refused(Refusal::RingFull));
-    }
+    let envelope = Arc::make_mut(register.get_or_insert_with(|| Arc::new(unborn(setting.floor))));
+    forget_answers(&mut envelope.ring, setting);
     envelope.revision = Revision(envelope.revision.0.saturating_add(1).max(setting.ballot.counter));
-    envelope.content = content;
+    envelope.content = match &change.act {
+        Act::Put(value) => Content::Live(value.clone()),
+        Act::Delete | Act::Expire => Content::Tombstone,
+    };
     envelope.fences.extend(change.fence.clone().map(|fence| (fence.guard, fence.token)));
     envelope.ring.push(Answered { id: change.id, revision: envelope.revision, effect });
-    let revision = envelope.revision;
-    (Some(envelope), Verdict::Applied { revision, effect })
+    (Verdict::Applied { revision: envelope.revision, effect }, true)
+}
+
+/// What the change will do, or how it ends without doing anything.
+fn judge(current: Option<&Envelope>, change: &Change, setting: &Setting) -> Result<Effect, Verdict> {
+    let repeat = current.and_then(|envelope| envelope.answered(change.id)).filter(|_| setting.mutation != Some(Mutation::ForgetRequests));
+    if let Some(answered) = repeat {
+        return Err(repeated(answered, change.id, setting));
+    }
+    admit(current, change, setting).map_err(Verdict::Refused)?;
+    let skew_micros = setting.bounds.skew_micros;
+    let was_live = current.is_some_and(|envelope| envelope.live(setting.now, skew_micros).is_some());
+    let effect = match &change.act {
+        Act::Put(_) if was_live => Effect::Replaced,
+        Act::Put(_) => Effect::Created,
+        Act::Delete if was_live => Effect::Deleted,
+        Act::Expire if current.is_some_and(|envelope| envelope.is_expired(setting.now, skew_micros)) => Effect::Expired,
+        Act::Delete | Act::Expire => return Err(Verdict::NothingThere),
+    };
+    let kept = current.map_or(0, |envelope| envelope.ring.iter().filter(|answered| !answered.is_over(setting.now, skew_micros)).count());
+    if kept >= setting.bounds.ring {
+        return Err(Verdict::Refused(Refusal::RingFull));
+    }
+    Ok(effect)
+}
+
+/// A request whose nonce is in the ring: answered as before, if it is the same. Another one that is past its window may have been answered once, and
+/// forgotten since.
+fn repeated(answered: &Answered, id: RequestId, setting: &Setting) -> Verdict {
+    if answered.id.print == id.print || setting.mutation == Some(Mutation::TrustNonces) {
+        Verdict::Applied { revision: answered.revision, effect: answered.effect }
+    } else if setting.now > id.until {
+        Verdict::Refused(Refusal::TooOld)
+    } else {
+        Verdict::Refused(Refusal::Reused)
+    }
+}
+
+impl Expect {
+    fn holds(&self, found: Option<Revision>) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Absent => found.is_none(),
+            Self::Present => found.is_some(),
+            Self::Revision(revision) => found == Some(*revision),
+            Self::AnyOf(revisions) => found.is_some_and(|found| revisions.contains(&found)),
+            Self::NoneOf(revisions) => found.is_none_or(|found| !revisions.contains(&found)),
+        }
+    }
 }
 
 /// The register of a key that was never written, as a ballot can carry it.
@@ -163,13 +215,12 @@ pub(crate) fn unborn(floor: u64) -> Envelope {
     }
 }
 
-/// Drops answers that no retry can ask for any more (Q11); how many are left.
-fn kept(envelope: &mut Envelope, setting: &Setting) -> usize {
+/// Drops answers that no retry can ask for any more (Q11).
+fn forget_answers(ring: &mut Vec<Answered>, setting: &Setting) {
     match setting.mutation {
-        Some(Mutation::ShortRetention) => envelope.ring.clear(),
-        _ => envelope.ring.retain(|answered| !answered.is_over(setting.now, setting.bounds.skew_micros)),
+        Some(Mutation::ShortRetention) => ring.clear(),
+        _ => ring.retain(|answered| !answered.is_over(setting.now, setting.bounds.skew_micros)),
     }
-    envelope.ring.len()
 }
 
 fn admit(current: Option<&Envelope>, change: &Change, setting: &Setting) -> Result<(), Refusal> {
@@ -182,13 +233,7 @@ fn admit(current: Option<&Envelope>, change: &Change, setting: &Setting) -> Resu
     }
     let live = current.filter(|envelope| envelope.live(setting.now, bounds.skew_micros).is_some());
     let found = live.map(|envelope| envelope.revision);
-    let holds = match change.expect {
-        Expect::Anything => true,
-        Expect::Absent => found.is_none(),
-        Expect::Present => found.is_some(),
-        Expect::Revision(revision) => found == Some(revision),
-    };
-    if !holds {
+    if !change.expect.holds(found) {
         return Err(Refusal::Precondition { found });
     }
     change.fence.as_ref().map_or(Ok(()), |fence| admit_fence(current, fence, setting))

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use isochrone_ident::WallMicros;
 
-use crate::{Answer, Ask, Ballot, Bounds, Configuration, Content, KeyName, KeyState, Member, Mutation, Request, Tag, Told};
+use crate::{
+    Answer, Ask, Asker, Ballot, Bounds, Configuration, Content, KeyName, KeyState, Member, Mutation, Request, RoundId, Tag, Told, Votes,
+};
 
 /// Bounds of a collection.
 #[derive(Debug, Clone, Copy)]
@@ -77,32 +79,44 @@ enum Stage {
 #[derive(Debug, Default)]
 struct Candidate {
     ballot: Ballot,
+    /// The highest number that was shown of it.
+    floor: u64,
     shown: BTreeMap<Member, KeyState>,
-    erased: BTreeSet<Member>,
-    answered: BTreeSet<Member>,
+    /// Who has shown or answered in this stage.
+    answered: Votes,
+    erased: Votes,
 }
 
 /// The driver of one collection: some keys of a slot, in one STABLE configuration.
 #[derive(Debug)]
 pub struct Collector {
-    id: u64,
+    id: RoundId,
     options: CollectorOptions,
     configuration: Arc<Configuration>,
     now: WallMicros,
     stage: Stage,
     keys: Vec<(KeyName, Candidate)>,
     floor: u64,
-    raised: BTreeSet<Member>,
+    raised: Votes,
+    /// Keys about which somebody has not answered in this stage.
+    unanswered: usize,
     resends: u32,
 }
 
 impl Collector {
-    /// A collection of the first [`COLLECTION_KEYS_MAX`] of those keys, begun at `now`. Its messages carry `id` as their [`Tag::round`].
+    /// A collection of the first [`COLLECTION_KEYS_MAX`] of those keys, begun at `now`. No other collector of this daemon's life has that number.
     #[must_use]
-    pub fn new(id: u64, options: CollectorOptions, configuration: Arc<Configuration>, keys: Vec<KeyName>, now: WallMicros) -> Self {
-        let keys = keys.into_iter().take(COLLECTION_KEYS_MAX).map(|key| (key, Candidate::default())).collect();
-        let (stage, raised) = (Stage::Showing, BTreeSet::new());
-        Self { id, options, configuration, now, stage, keys, floor: 0, raised, resends: 0 }
+    pub fn new(number: u64, options: CollectorOptions, configuration: Arc<Configuration>, keys: Vec<KeyName>, now: WallMicros) -> Self {
+        let keys: Vec<_> = keys.into_iter().take(COLLECTION_KEYS_MAX).map(|key| (key, Candidate::default())).collect();
+        let (id, stage) = (RoundId::new(Asker::Collector, number), Stage::Showing);
+        let unanswered = keys.len();
+        Self { id, options, configuration, now, stage, keys, floor: 0, raised: Votes::NOBODY, unanswered, resends: 0 }
+    }
+
+    /// What its messages carry as their [`Tag::round`].
+    #[must_use]
+    pub const fn round(&self) -> RoundId {
+        self.id
     }
 
     /// Q16b: asks all n to show the keys. Ends at once in JOINT, or without keys.
@@ -150,13 +164,13 @@ impl Collector {
     }
 
     fn on_shown(&mut self, at: usize, from: Member, state: KeyState, floor: u64, out: &mut Vec<CollectOutput>) {
-        let Some((_, candidate)) = self.keys.get_mut(at) else { return };
-        if self.stage == Stage::Showing {
-            self.floor = self.floor.max(state.height()).max(floor);
+        if !self.note(at, from) {
+            return;
         }
+        let candidate = &mut self.keys[at].1;
+        candidate.floor = candidate.floor.max(state.height()).max(floor);
         candidate.shown.insert(from, state);
-        let is_complete = |candidate: &Candidate| self.is_everybody(&candidate.shown.keys().copied().collect());
-        if !self.keys.iter().all(|(_, candidate)| is_complete(candidate)) {
+        if self.unanswered > 0 {
             return;
         }
         let (stage, floor, now, options) = (self.stage, self.floor, self.now, self.options);
@@ -164,26 +178,41 @@ impl Collector {
             Stage::Showing => candidate.is_forgettable(now, &options),
             _ => candidate.is_unchanged(floor),
         });
+        if stage == Stage::Showing {
+            // Above what is forgotten, and no higher: a floor takes away every promise below it, of keys that are in use as well.
+            self.floor = self.keys.iter().map(|(_, candidate)| candidate.floor).max().unwrap_or(0);
+        }
         let next = if stage == Stage::Showing { Stage::Raising } else { Stage::Erasing };
         self.enter(next, out);
     }
 
+    /// Somebody has answered about a key in this stage. False where that says nothing: it does not count, or the key is none.
+    fn note(&mut self, at: usize, from: Member) -> bool {
+        let vote = self.configuration.vote_of(from);
+        let Some(before) = self.keys.get(at).map(|(_, candidate)| candidate.answered) else { return false };
+        let after = before | vote;
+        self.keys[at].1.answered = after;
+        self.unanswered -= usize::from(!self.is_everybody(before) && self.is_everybody(after));
+        vote != Votes::NOBODY
+    }
+
     fn on_raised(&mut self, from: Member, floor: u64, out: &mut Vec<CollectOutput>) {
         if floor >= self.floor || self.options.mutation == Some(Mutation::NoFloor) {
-            self.raised.insert(from);
+            self.raised |= self.configuration.vote_of(from);
         }
-        if self.is_everybody(&self.raised) {
+        if self.is_everybody(self.raised) {
             self.enter(Stage::Confirming, out);
         }
     }
 
     fn on_erased(&mut self, at: usize, from: Member, told: &Told, out: &mut Vec<CollectOutput>) {
-        let Some((_, candidate)) = self.keys.get_mut(at) else { return };
-        candidate.answered.insert(from);
-        if matches!(told, Told::Done { .. }) {
-            candidate.erased.insert(from);
+        if !self.note(at, from) {
+            return;
         }
-        if self.keys.iter().all(|(_, candidate)| self.is_everybody(&candidate.answered)) {
+        if matches!(told, Told::Done { .. }) {
+            self.keys[at].1.erased |= self.configuration.vote_of(from);
+        }
+        if self.unanswered == 0 {
             self.end(out);
         }
     }
@@ -193,22 +222,26 @@ impl Collector {
             return self.end(out);
         }
         self.stage = stage;
-        if stage == Stage::Confirming {
-            self.keys.iter_mut().for_each(|(_, candidate)| candidate.shown.clear());
+        for (_, candidate) in &mut self.keys {
+            candidate.answered = Votes::NOBODY;
+            if stage == Stage::Confirming {
+                candidate.shown.clear();
+            }
         }
+        self.unanswered = self.keys.len();
         self.ask(out);
     }
 
     /// Asks those who have not answered in this stage.
     fn ask(&self, out: &mut Vec<CollectOutput>) {
-        let members = self.configuration.members();
+        let everybody = self.configuration.everybody();
         if self.stage == Stage::Raising {
-            let missing = members.difference(&self.raised).copied();
+            let missing = self.configuration.those(everybody.without(self.raised));
             missing.for_each(|to| out.push(self.request(to, 0, Ask::SetFloor { floor: self.floor })));
         } else {
             for (at, (key, candidate)) in self.keys.iter().enumerate() {
-                let missing = members.iter().filter(|member| !candidate.has_answered(self.stage, **member));
-                missing.for_each(|&to| out.push(self.request(to, at, self.ask_of(key, candidate))));
+                let missing = self.configuration.those(everybody.without(candidate.answered));
+                missing.for_each(|to| out.push(self.request(to, at, self.ask_of(key, candidate))));
             }
         }
         out.push(CollectOutput::After { micros: self.options.resend_micros });
@@ -227,10 +260,10 @@ impl Collector {
         CollectOutput::Send { to, request: Request { scope: self.configuration.scope(), tag: Tag { round: self.id, step }, ask } }
     }
 
-    fn is_everybody(&self, members: &BTreeSet<Member>) -> bool {
+    fn is_everybody(&self, votes: Votes) -> bool {
         match self.options.mutation {
-            Some(Mutation::ForgetByMajority) => self.configuration.is_quorum(members),
-            _ => self.configuration.members().is_subset(members),
+            Some(Mutation::ForgetByMajority) => self.configuration.is_quorum(votes),
+            _ => votes.contains(self.configuration.everybody()),
         }
     }
 
@@ -238,26 +271,17 @@ impl Collector {
         if self.stage == Stage::Ended {
             return;
         }
-        let members = self.configuration.members();
-        let mut missing = BTreeSet::new();
-        for (_, candidate) in &self.keys {
-            missing.extend(members.iter().filter(|member| self.stage == Stage::Raising && !self.raised.contains(member)));
-            missing.extend(members.iter().filter(|member| self.stage != Stage::Raising && !candidate.has_answered(self.stage, **member)));
-        }
-        let forgotten = self.keys.iter().filter(|(_, candidate)| members.is_subset(&candidate.erased)).count();
+        let everybody = self.configuration.everybody();
+        let silent = |candidate: &Candidate| everybody.without(if self.stage == Stage::Raising { self.raised } else { candidate.answered });
+        let missing = self.keys.iter().fold(Votes::NOBODY, |missing, (_, candidate)| missing | silent(candidate));
+        let missing = self.configuration.those(missing).collect();
+        let forgotten = self.keys.iter().filter(|(_, candidate)| candidate.erased.contains(everybody)).count();
         self.stage = Stage::Ended;
         out.push(CollectOutput::Ended { forgotten, missing });
     }
 }
 
 impl Candidate {
-    fn has_answered(&self, stage: Stage, member: Member) -> bool {
-        match stage {
-            Stage::Erasing => self.answered.contains(&member),
-            _ => self.shown.contains_key(&member),
-        }
-    }
-
     /// Q16a, b: all show one ballot, and its tombstone is past every retry. Or all show nothing but promises.
     fn is_forgettable(&mut self, now: WallMicros, options: &CollectorOptions) -> bool {
         let Some(first) = self.shown.values().next() else { return false };

@@ -1,6 +1,6 @@
 //! Which acceptors count for a slot, and when those that answered are a quorum (Q1).
 
-use std::collections::BTreeSet;
+use std::ops::{BitOr, BitOrAssign};
 
 use isochrone_ident::{Epoch, Slot};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,47 @@ pub struct Scope {
     pub phase: Phase,
     /// The sender's tables.
     pub table: TableHash,
+}
+
+/// Some members of one configuration, one bit each: counted millions of times a second. Means nothing beside another configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Votes(u64);
+
+impl Votes {
+    /// Nobody.
+    pub const NOBODY: Self = Self(0);
+
+    /// Whether all of those are among these.
+    #[must_use]
+    pub const fn contains(self, those: Self) -> bool {
+        self.0 & those.0 == those.0
+    }
+
+    /// These but for those.
+    #[must_use]
+    pub const fn without(self, those: Self) -> Self {
+        Self(self.0 & !those.0)
+    }
+
+    /// Whether that one vote is among these. Nobody's never is.
+    #[must_use]
+    pub const fn has(self, vote: Self) -> bool {
+        vote.0 != 0 && self.contains(vote)
+    }
+}
+
+impl BitOr for Votes {
+    type Output = Self;
+
+    fn bitor(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+}
+
+impl BitOrAssign for Votes {
+    fn bitor_assign(&mut self, others: Self) {
+        *self = *self | others;
+    }
 }
 
 /// A change of phase that cannot be made from here. Nothing has changed.
@@ -98,9 +139,26 @@ impl Configuration {
     }
 
     /// Everybody who counts, each once.
+    pub fn members(&self) -> impl Iterator<Item = Member> {
+        self.those(self.everybody())
+    }
+
+    /// Everybody who counts, as votes.
     #[must_use]
-    pub fn members(&self) -> BTreeSet<Member> {
-        self.replicas().map(|replica| replica.member).collect()
+    pub fn everybody(&self) -> Votes {
+        self.replicas().fold(Votes::NOBODY, |votes, replica| votes | self.vote_of(replica.member))
+    }
+
+    /// The vote of a member; nobody's for one that does not count.
+    #[must_use]
+    pub fn vote_of(&self, member: Member) -> Votes {
+        self.replicas().position(|replica| replica.member == member).map_or(Votes::NOBODY, vote_at)
+    }
+
+    /// Whose votes those are.
+    pub fn those(&self, votes: Votes) -> impl Iterator<Item = Member> {
+        let voters = self.replicas().enumerate().filter(move |(place, _)| votes.has(vote_at(*place)));
+        voters.map(|(_, replica)| replica.member)
     }
 
     /// Since which epoch that member has been in every set; `None` for one that does not count.
@@ -115,36 +173,41 @@ impl Configuration {
 
     /// Whether those are a quorum (Q1): a majority of R_e and, in JOINT, also a majority of R_{e+1}.
     #[must_use]
-    pub fn is_quorum(&self, members: &BTreeSet<Member>) -> bool {
-        is_majority(&self.current, members) && self.next.as_ref().is_none_or(|next| is_majority(next, members))
+    pub fn is_quorum(&self, votes: Votes) -> bool {
+        self.is_majority_of_current(votes) && (self.next.is_none() || self.is_majority_of_next(votes))
     }
 
     /// Whether a quorum is still possible when those have refused.
     #[must_use]
-    pub fn can_do_without(&self, refused: &BTreeSet<Member>) -> bool {
-        let rest = self.members().difference(refused).copied().collect();
-        self.is_quorum(&rest)
+    pub fn can_do_without(&self, refused: Votes) -> bool {
+        self.is_quorum(self.everybody().without(refused))
     }
 
     /// Whether those are a majority of R_e (Q14b, d).
     #[must_use]
-    pub fn is_majority_of_current(&self, members: &BTreeSet<Member>) -> bool {
-        is_majority(&self.current, members)
+    pub fn is_majority_of_current(&self, votes: Votes) -> bool {
+        let cast = (0..self.current.len()).filter(|&place| votes.has(vote_at(place))).count();
+        cast > self.current.len() / 2
     }
 
     /// Whether those are a majority of R_{e+1} (Q14d). False in STABLE.
     #[must_use]
-    pub fn is_majority_of_next(&self, members: &BTreeSet<Member>) -> bool {
-        self.next.as_ref().is_some_and(|next| is_majority(next, members))
+    pub fn is_majority_of_next(&self, votes: Votes) -> bool {
+        let Some(next) = &self.next else { return false };
+        let cast = next.iter().filter(|replica| votes.has(self.vote_of(replica.member))).count();
+        cast > next.len() / 2
     }
 }
 
-fn is_majority(set: &[Replica], members: &BTreeSet<Member>) -> bool {
-    set.iter().filter(|replica| members.contains(&replica.member)).count() > set.len() / 2
+/// The vote of a place in both sets together; nobody's beyond the last bit, so that sets that are too large never reach a majority.
+const fn vote_at(place: usize) -> Votes {
+    if place < u64::BITS as usize { Votes(1 << place) } else { Votes::NOBODY }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use isochrone_ident::{NodeId, StoreId};
 
     use super::*;
@@ -161,9 +224,13 @@ mod tests {
         (0_u16..1 << n).map(move |bits| (0..n).filter(|i| bits >> i & 1 == 1).map(member).collect())
     }
 
+    fn is_quorum<'a>(of: &Configuration, set: impl IntoIterator<Item = &'a Member>) -> bool {
+        of.is_quorum(set.into_iter().fold(Votes::NOBODY, |votes, &member| votes | of.vote_of(member)))
+    }
+
     fn assert_quorums_meet(a: &Configuration, b: &Configuration, n: u8) {
-        let of_b: Vec<_> = subsets(n).filter(|set| b.is_quorum(set)).collect();
-        for set in subsets(n).filter(|set| a.is_quorum(set)) {
+        let of_b: Vec<_> = subsets(n).filter(|set| is_quorum(b, set)).collect();
+        for set in subsets(n).filter(|set| is_quorum(a, set)) {
             assert!(of_b.iter().all(|other| !set.is_disjoint(other)), "{set:?} misses one of {b:?}");
         }
     }
@@ -182,6 +249,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn q1_a_member_of_both_sets_votes_in_both_and_is_named_once() {
+        let joint = first([0, 1, 2]).begin(TableHash(2), [2, 3, 4].map(member)).expect("STABLE");
+        assert_eq!(joint.members().collect::<Vec<_>>(), [0, 1, 2, 3, 4].map(member));
+        assert!(is_quorum(&joint, &[1, 2, 3].map(member)) && !is_quorum(&joint, &[0, 1, 2].map(member)));
+        assert!(joint.can_do_without(joint.vote_of(member(0)) | joint.vote_of(member(4))));
+        assert!(!joint.can_do_without(joint.vote_of(member(0)) | joint.vote_of(member(1))));
+        assert_eq!(joint.vote_of(member(9)), Votes::NOBODY);
+    }
+
+    #[test]
+    fn q1_a_set_beyond_what_can_be_counted_has_no_quorum() {
+        let many = first(0..200);
+        assert!(!many.is_quorum(many.everybody()));
     }
 
     #[test]
@@ -208,6 +291,7 @@ mod tests {
         let stable = first([0, 1, 2]);
         let anew = Member { store: StoreId(77), ..member(0) };
         assert_eq!(stable.joined(anew), None);
-        assert!(!stable.is_quorum(&[anew, member(1)].into()));
+        assert!(!is_quorum(&stable, &[anew, member(1)]));
+        assert!(is_quorum(&stable, &[member(0), member(1)]));
     }
 }

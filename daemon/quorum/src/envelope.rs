@@ -10,6 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::Ballot;
 
+/// A number of 64 bits, at its longest in the wire's variable form.
+const NUMBER_BYTES: usize = 10;
+/// Counter, daemon and incarnation.
+const BALLOT_BYTES: usize = 2 * NUMBER_BYTES + 16;
+/// Nonce, print, time, revision and effect.
+const ANSWERED_BYTES: usize = 16 + 3 * NUMBER_BYTES + 1;
+
 /// A key with its namespace. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeyName {
@@ -42,6 +49,8 @@ pub struct Guard(pub Bytes);
 pub struct RequestId {
     /// Told apart by this alone: random, or a hash of what the client called it.
     pub nonce: u128,
+    /// A digest of what is asked, so that another request under the same nonce is refused and not taken for a repeat.
+    pub print: u64,
     /// Until when it may be tried: its beginning plus the retry window. Its answer is kept until then and a clock's skew longer.
     pub until: WallMicros,
 }
@@ -55,6 +64,8 @@ pub struct Value {
     pub content_type: Option<Arc<str>>,
     /// After this (plus the skew bound) the key counts as absent (E8).
     pub expires: Option<WallMicros>,
+    /// When it was written, by the clock of the daemon that took it. For its age only: nothing is decided by it.
+    pub written: WallMicros,
 }
 
 /// A value, or the mark of a delete.
@@ -75,6 +86,8 @@ pub enum Effect {
     Replaced,
     /// A delete of a value.
     Deleted,
+    /// An expired value became a tombstone, which changes nothing that clients see.
+    Expired,
 }
 
 /// An answered request, kept so that a repeat is answered and not applied (Q11).
@@ -118,7 +131,13 @@ impl Envelope {
         (!is_over).then_some(value)
     }
 
-    /// How an earlier try of that request was answered.
+    /// Whether there is a value whose expiry has passed: absent for clients, and not forgotten before it is made a tombstone (Q16).
+    #[must_use]
+    pub fn is_expired(&self, now: WallMicros, skew_micros: u64) -> bool {
+        matches!(self.content, Content::Live(_)) && self.live(now, skew_micros).is_none()
+    }
+
+    /// How an earlier try of that request, or another one under its nonce, was answered.
     #[must_use]
     pub fn answered(&self, id: RequestId) -> Option<&Answered> {
         self.ring.iter().find(|answered| answered.id.nonce == id.nonce)
@@ -128,6 +147,18 @@ impl Envelope {
     #[must_use]
     pub fn is_forgettable(&self, now: WallMicros, skew_micros: u64) -> bool {
         self.content == Content::Tombstone && self.intent.is_none() && self.ring.iter().all(|answered| answered.is_over(now, skew_micros))
+    }
+
+    /// About how many bytes it takes, on the wire and on disk.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Live(value) => value.bytes.len() + value.content_type.as_ref().map_or(0, |text| text.len()) + 2 * NUMBER_BYTES,
+            Content::Tombstone => 0,
+        };
+        let fences: usize = self.fences.keys().map(|guard| guard.0.len() + NUMBER_BYTES).sum();
+        let intent = self.intent.as_ref().map_or(0, |intent| intent.0.len());
+        2 * NUMBER_BYTES + content + fences + intent + self.ring.len() * ANSWERED_BYTES
     }
 
     /// The largest number in it that a floor must reach before it is forgotten (Q16c): revision and tokens.
@@ -171,6 +202,12 @@ pub struct KeyState {
 }
 
 impl KeyState {
+    /// About how many bytes it takes, on the wire and on disk.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        BALLOT_BYTES + self.accepted.as_ref().map_or(0, |accepted| BALLOT_BYTES + accepted.envelope.bytes())
+    }
+
     /// The ballot of what was accepted.
     #[must_use]
     pub fn ballot(&self) -> Ballot {

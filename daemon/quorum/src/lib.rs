@@ -35,8 +35,9 @@
 //! - **Q9** A read promises nothing: a quorum that shows the same ballot answers it. Else the highest is written back under its own ballot; refused a few
 //!   times, the read becomes an identity round. An unconfirmed maximum is never answered.
 //! - **Q10** A write that ends after an accept has left is [`Failure::OutcomeUnknown`]; [`Failure::NothingHappened`] is told only while none has
-//!   ([`Left`]). A request that comes back too late to be looked up, after its own accept left, is unknown too.
-//! - **Q11** Answered requests stay in the register for their retry window and a clock's skew. A full ring refuses; older requests are refused.
+//!   ([`Left`]), here or where the wish was handed to ([`Wish::lost`]). A request that comes back too late to be looked up, after its own accept left, is unknown too.
+//! - **Q11** Answered requests stay in the register for their retry window and a clock's skew. A full ring refuses; older requests are refused, and so is
+//!   another request under the same nonce ([`RequestId::print`]).
 //! - **Q12** Proposing here or at the owner: the cheaper by estimate ([`choose_way`]).
 //! - **Q13** Writes of a key that wait run in one round; back-off is uniform in [0, round trip x 2^k]; after two losses the wish goes to the
 //!   winner that the ballots name ([`Output::HandOver`]).
@@ -44,11 +45,13 @@
 //!   promises and the floor that the sealed majority showed; whether it is taken depends on the key's own promise alone.
 //! - **Q15** A lost disk is another [`Member`].
 //! - **Q16** A tombstone is forgotten when no retry can need it, all replicas show it, and all refuse every ballot up to a floor above everything
-//!   seen ([`Collector`]). A key of which nothing was ever accepted is forgotten the same way.
+//!   seen ([`Collector`]). A key of which nothing was ever accepted is forgotten the same way. An expired value is made a tombstone first ([`Act::Expire`]).
 //! - **Q18** A slot's promise grants each of its keys once, in one phase and one life ([`Proposer::acquire`]). Slots' ballots have odd counters and
 //!   keys' even ones, so that no slot's ballot was ever a key's.
 //!
 //! Q17, reads of copies, needs nothing of this room.
+//!
+//! What all this costs without network and disk, on one core: `cargo run --release -p isochrone-quorum --example writes`.
 //!
 //! # The proof
 //! `tests/checker` runs this code in worlds from seeds (moves, retries, crashes that lose what was not synced, a lost disk, forgetting, slot promises), and checks
@@ -76,13 +79,13 @@ pub use acceptor::{Acceptor, AcceptorOptions, Effects, Place, Row, SlotState, Vi
 pub use ballot::{Ballot, Member, Phase, ProposerId, TableHash};
 pub use change::{Act, Bounds, Change, Expect, Fence, Refusal, Verdict};
 pub use collector::{COLLECTION_KEYS_MAX, CollectOutput, Collector, CollectorOptions};
-pub use configuration::{Configuration, InvalidMove, Replica, Scope};
+pub use configuration::{Configuration, InvalidMove, Replica, Scope, Votes};
 pub use envelope::{
     Accepted, Answered, Content, Effect, Envelope, Guard, Intent, KeyName, KeyState, RequestId, Revision, Token, Value, accepted_ballot,
 };
-pub use message::{Answer, Ask, Nack, Request, Tag, Told, Why};
+pub use message::{Answer, Ask, Asker, Nack, Request, RoundId, Tag, Told, Why};
 pub use mover::{MoveOutput, MoveProgress, Mover, MoverOptions};
 #[doc(hidden)]
 pub use mutation::Mutation;
-pub use proposer::{Because, Failure, Left, OperationId, Outcome, Output, Proposer, ProposerOptions, Timer, Want, Wish};
+pub use proposer::{Because, Began, Course, Failure, Left, OperationId, Outcome, Output, Proposer, ProposerOptions, Timer, Want, Wish};
 pub use way::{Choice, Estimates, Way, choose_way, nearest_quorum_micros};

@@ -1,18 +1,59 @@
 //! What proposers, movers and collectors ask of an acceptor, and what it answers.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{Accepted, Ballot, Envelope, KeyName, KeyState, Member, Phase, Scope};
+use crate::{Accepted, Ballot, KeyName, KeyState, Member, Phase, Scope};
 
-/// Which step of which asker a message belongs to. Chosen by the asker; an answer repeats it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Who asks: an answer's tag says to whom of a daemon it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Asker {
+    /// The proposer.
+    Proposer,
+    /// The driver of a move.
+    Mover,
+    /// The driver of a collection.
+    Collector,
+}
+
+/// One round of an asker: the asker in the two highest bits, and its number below. So the rounds of proposers, movers and collectors never meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct RoundId(u64);
+
+impl RoundId {
+    const NUMBER_BITS: u32 = 62;
+
+    /// The round with that number, of which the lowest 62 bits count.
+    #[must_use]
+    pub const fn new(asker: Asker, number: u64) -> Self {
+        Self(((asker as u64) << Self::NUMBER_BITS) | (number & ((1 << Self::NUMBER_BITS) - 1)))
+    }
+
+    /// Whose round it is.
+    #[must_use]
+    pub const fn asker(self) -> Asker {
+        match self.0 >> Self::NUMBER_BITS {
+            0 => Asker::Proposer,
+            1 => Asker::Mover,
+            _ => Asker::Collector,
+        }
+    }
+}
+
+/// Which step of which round a message belongs to. Chosen by the asker; an answer repeats it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Tag {
-    /// The asker's round, sweep or collection.
-    pub round: u64,
+    /// The asker's round.
+    pub round: RoundId,
     /// Its step: answers to an earlier one mean nothing any more.
     pub step: u32,
+}
+
+impl Tag {
+    /// To whom an answer with this tag goes.
+    #[must_use]
+    pub const fn asker(self) -> Asker {
+        self.round.asker()
+    }
 }
 
 /// A request to an acceptor.
@@ -178,9 +219,16 @@ pub enum Why {
     Changed,
 }
 
-impl Ask {
-    /// An accept of that envelope under that ballot.
-    pub(crate) fn accept(key: KeyName, ballot: Ballot, envelope: Arc<Envelope>, next: Option<Ballot>) -> Self {
-        Self::Accept { key, record: Accepted { ballot, envelope }, next }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_of_different_askers_never_meet() {
+        for number in [0, 1, u64::from(u32::MAX), u64::MAX] {
+            let rounds = [Asker::Proposer, Asker::Mover, Asker::Collector].map(|asker| (asker, RoundId::new(asker, number)));
+            assert!(rounds.iter().all(|(asker, round)| Tag { round: *round, step: 7 }.asker() == *asker));
+            assert!(rounds[0].1 < rounds[1].1 && rounds[1].1 < rounds[2].1);
+        }
     }
 }

@@ -7,10 +7,13 @@
 //!                                                                                  council 2e+1 -> 2e+2 (f) <──┘
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::{Accepted, Answer, Ask, Ballot, Configuration, KeyName, KeyState, Member, Mutation, Request, Tag, Told, Why, accepted_ballot};
+use crate::{
+    Accepted, Answer, Ask, Asker, Ballot, Configuration, KeyName, KeyState, Member, Mutation, Request, RoundId, Tag, Told, Votes, Why,
+    accepted_ballot,
+};
 
 const SEAL: u32 = 0;
 const LIST: u32 = 1;
@@ -80,7 +83,10 @@ enum Stage {
 /// What the sealed majority has shown of a key.
 #[derive(Debug, Default)]
 struct Listed {
-    holders: BTreeMap<Member, Ballot>,
+    /// Who has shown it.
+    shown: Votes,
+    /// Who has shown the highest record.
+    holders: Votes,
     best: Option<Accepted>,
     promised: Ballot,
 }
@@ -88,52 +94,58 @@ struct Listed {
 /// A key that is being certified.
 #[derive(Debug, Default)]
 struct Certifying {
-    taken: BTreeSet<Member>,
-    refused: BTreeSet<Member>,
+    taken: Votes,
+    refused: Votes,
     is_identifying: bool,
 }
 
 /// The driver of one slot's move, from one JOINT configuration to the next STABLE one.
 #[derive(Debug)]
 pub struct Mover {
-    id: u64,
+    id: RoundId,
     options: MoverOptions,
     configuration: Arc<Configuration>,
     stage: Stage,
-    sealed: BTreeSet<Member>,
+    sealed: Votes,
     /// Who is being listed, and from where on; `None` when complete.
     listing: BTreeMap<Member, Option<Option<KeyName>>>,
     keys: BTreeMap<KeyName, Listed>,
     order: Vec<KeyName>,
     next: usize,
     certifying: BTreeMap<usize, Certifying>,
-    carried: BTreeSet<Member>,
+    carried: Votes,
     certified: usize,
     slot_promised: Ballot,
     floor: u64,
 }
 
 impl Mover {
-    /// A move under that configuration, which is JOINT: one that is not is [`MoveOutput::Superseded`] at once. Its messages carry `id` as their
-    /// [`Tag::round`].
+    /// A move under that configuration, which is JOINT: one that is not is [`MoveOutput::Superseded`] at once. No other mover of this daemon's life has
+    /// that number.
     #[must_use]
-    pub fn new(id: u64, options: MoverOptions, configuration: Arc<Configuration>) -> Self {
+    pub fn new(number: u64, options: MoverOptions, configuration: Arc<Configuration>) -> Self {
         Self {
-            id,
+            id: RoundId::new(Asker::Mover, number),
             options,
             configuration,
             stage: Stage::Sealing,
-            sealed: BTreeSet::new(),
+            sealed: Votes::NOBODY,
             listing: BTreeMap::new(),
             keys: BTreeMap::new(),
             order: Vec::new(),
             next: 0,
             certifying: BTreeMap::new(),
-            carried: BTreeSet::new(),
+            carried: Votes::NOBODY,
             certified: 0,
             slot_promised: Ballot::NONE,
             floor: 0,
         }
+    }
+
+    /// What its messages carry as their [`Tag::round`].
+    #[must_use]
+    pub const fn round(&self) -> RoundId {
+        self.id
     }
 
     /// Q14b: begins with the seals.
@@ -203,17 +215,17 @@ impl Mover {
             return;
         }
         self.raise(slot_promised, floor);
-        self.sealed.insert(answer.from);
-        if !self.configuration.is_majority_of_current(&self.sealed) {
+        self.sealed |= self.configuration.vote_of(answer.from);
+        if !self.configuration.is_majority_of_current(self.sealed) {
             return;
         }
         if self.options.mutation == Some(Mutation::NoSweep) {
             self.stage = Stage::Certifying;
-            self.carried = self.configuration.members();
+            self.carried = self.configuration.everybody();
             return;
         }
         self.stage = Stage::Listing;
-        self.listing = self.sealed.iter().map(|&member| (member, Some(None))).collect();
+        self.listing = self.configuration.those(self.sealed).map(|member| (member, Some(None))).collect();
         self.resend(out);
     }
 
@@ -229,8 +241,9 @@ impl Mover {
         }
         self.raise(slot_promised, floor);
         let last = keys.last().map(|(key, _)| key.clone());
+        let vote = self.configuration.vote_of(from);
         for (key, state) in keys {
-            self.keys.entry(key).or_default().add(from, state);
+            self.keys.entry(key).or_default().add(vote, state);
         }
         match last.filter(|_| more) {
             Some(last) => {
@@ -254,32 +267,30 @@ impl Mover {
 
     /// Q14e: the slot's promise and floor go along even where no key does.
     fn carry(&self, out: &mut Vec<MoveOutput>) {
-        let missing: Vec<Member> = self.next_set().filter(|member| !self.carried.contains(member)).collect();
-        self.send(missing, CARRY, &self.copy(None), out);
+        self.send(self.next_set_without(self.carried), CARRY, &self.copy(None), out);
     }
 
     fn on_carried(&mut self, answer: &Answer) {
         if matches!(answer.told, Told::Done { .. }) {
-            self.carried.insert(answer.from);
+            self.carried |= self.configuration.vote_of(answer.from);
         }
     }
 
     fn on_copied(&mut self, at: usize, answer: &Answer, out: &mut Vec<MoveOutput>) {
         let Some(certifying) = self.certifying.get_mut(&at).filter(|certifying| !certifying.is_identifying) else { return };
+        let vote = self.configuration.vote_of(answer.from);
         match &answer.told {
-            Told::Done { .. } => drop(certifying.taken.insert(answer.from)),
-            Told::Refused(nack) if nack.why == Why::Promised => drop(certifying.refused.insert(answer.from)),
+            Told::Done { .. } => certifying.taken |= vote,
+            Told::Refused(nack) if nack.why == Why::Promised => certifying.refused |= vote,
             _ => return,
         }
-        if self.configuration.is_majority_of_next(&certifying.taken) {
+        if self.configuration.is_majority_of_next(certifying.taken) {
             self.certifying.remove(&at);
             self.certified += 1;
             self.fill_window(out);
             return;
         }
-        let refused = &certifying.refused;
-        let rest: BTreeSet<Member> = self.configuration.members().difference(refused).copied().collect();
-        if !self.configuration.is_majority_of_next(&rest) {
+        if !self.configuration.is_majority_of_next(self.configuration.everybody().without(certifying.refused)) {
             certifying.is_identifying = true;
             out.push(MoveOutput::Identify(self.order[at].clone()));
         }
@@ -299,11 +310,10 @@ impl Mover {
     fn certify(&mut self, at: usize, out: &mut Vec<MoveOutput>) {
         let key = &self.order[at];
         let listed = &self.keys[key];
-        if listed.is_confirmed(&self.configuration, &self.sealed) {
-            let taken = self.certifying.get(&at).map(|certifying| certifying.taken.clone()).unwrap_or_default();
-            let missing: Vec<Member> = self.next_set().filter(|member| !taken.contains(member)).collect();
+        if listed.is_confirmed(&self.configuration, self.sealed) {
+            let taken = self.certifying.get(&at).map_or(Votes::NOBODY, |certifying| certifying.taken);
             let step = FIRST_KEY + u32::try_from(at).unwrap_or(u32::MAX - FIRST_KEY);
-            self.send(missing, step, &self.copy(Some((key, listed))), out);
+            self.send(self.next_set_without(taken), step, &self.copy(Some((key, listed))), out);
         } else if let Some(certifying) = self.certifying.get_mut(&at) {
             certifying.is_identifying = true;
             out.push(MoveOutput::Identify(key.clone()));
@@ -324,7 +334,7 @@ impl Mover {
     fn resend(&mut self, out: &mut Vec<MoveOutput>) {
         match self.stage {
             Stage::Sealing => {
-                let current: Vec<Member> = self.configuration.current.iter().map(|replica| replica.member).collect();
+                let current = self.configuration.current.iter().map(|replica| replica.member);
                 self.send(current, SEAL, &Ask::Seal, out);
             }
             Stage::Listing => {
@@ -348,7 +358,7 @@ impl Mover {
     }
 
     fn end(&mut self, out: &mut Vec<MoveOutput>) {
-        let is_carried = self.configuration.is_majority_of_next(&self.carried);
+        let is_carried = self.configuration.is_majority_of_next(self.carried);
         if self.stage == Stage::Certifying && is_carried && self.certifying.is_empty() && self.next == self.order.len() {
             self.stage = Stage::Ended;
             out.push(MoveOutput::Certified);
@@ -360,8 +370,9 @@ impl Mover {
         self.floor = self.floor.max(floor);
     }
 
-    fn next_set(&self) -> impl Iterator<Item = Member> {
-        self.configuration.next.iter().flatten().map(|replica| replica.member)
+    fn next_set_without(&self, those: Votes) -> impl Iterator<Item = Member> {
+        let members = self.configuration.next.iter().flatten().map(|replica| replica.member);
+        members.filter(move |&member| !those.has(self.configuration.vote_of(member)))
     }
 
     fn send(&self, to: impl IntoIterator<Item = Member>, step: u32, ask: &Ask, out: &mut Vec<MoveOutput>) {
@@ -371,18 +382,21 @@ impl Mover {
 }
 
 impl Listed {
-    fn add(&mut self, from: Member, state: KeyState) {
+    fn add(&mut self, from: Votes, state: KeyState) {
+        let (ballot, highest) = (state.ballot(), accepted_ballot(self.best.as_ref()));
         self.promised = self.promised.max(state.promised);
-        self.holders.insert(from, state.ballot());
-        if state.ballot() > accepted_ballot(self.best.as_ref()) {
+        self.shown |= from;
+        if ballot > highest {
             self.best = state.accepted;
+            self.holders = from;
+        } else if ballot == highest {
+            self.holders |= from;
         }
     }
 
     /// Whether a majority of R_e holds the highest record that was shown, or has shown nothing where nobody has shown anything.
-    fn is_confirmed(&self, configuration: &Configuration, sealed: &BTreeSet<Member>) -> bool {
-        let highest = accepted_ballot(self.best.as_ref());
-        let holds = |member: &Member| self.holders.get(member).copied().unwrap_or(Ballot::NONE) == highest;
-        configuration.is_majority_of_current(&sealed.iter().filter(|member| holds(member)).copied().collect())
+    fn is_confirmed(&self, configuration: &Configuration, sealed: Votes) -> bool {
+        let silent = if self.best.is_none() { sealed.without(self.shown) } else { Votes::NOBODY };
+        configuration.is_majority_of_current(self.holders | silent)
     }
 }

@@ -8,6 +8,8 @@ pub enum Mutation {
     ForgetRequests,
     /// Q11: answers are dropped from the ring at the next write.
     ShortRetention,
+    /// Q11: a request that shares its nonce with another is answered as that one was.
+    TrustNonces,
     /// Q11: a request past its window is taken.
     TakeOldRequests,
     /// Q6: an accept leaves the promise where it was.

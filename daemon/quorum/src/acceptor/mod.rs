@@ -9,11 +9,11 @@ mod rows;
 mod slots;
 mod takes;
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use isochrone_ident::Slot;
 
-use rows::Staged;
+use rows::{PageBounds, Staged};
 pub use rows::{Place, Row, SlotState, View};
 
 use crate::{Answer, Ask, Configuration, KeyName, Member, Mutation, Nack, Phase, Request, Told, Why};
@@ -21,8 +21,10 @@ use crate::{Answer, Ask, Configuration, KeyName, Member, Mutation, Nack, Phase, 
 /// Bounds of an acceptor.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptorOptions {
-    /// Keys of one page of a listing.
+    /// Keys of one page of a listing, at least 1.
     pub page_keys: usize,
+    /// Bytes of one page of a listing, about; a key that is larger is a page by itself.
+    pub page_bytes: usize,
     /// A rule that is broken on purpose. `None` in every real daemon.
     #[doc(hidden)]
     pub mutation: Option<Mutation>,
@@ -30,7 +32,7 @@ pub struct AcceptorOptions {
 
 impl Default for AcceptorOptions {
     fn default() -> Self {
-        Self { page_keys: 256, mutation: None }
+        Self { page_keys: 256, page_bytes: 1 << 20, mutation: None }
     }
 }
 
@@ -51,13 +53,17 @@ pub struct Effects<T> {
 ///
 /// What is told before it is durable can be forgotten after others have relied on it (Q3). So an answer is held here until the disk has synced
 /// the rows that it rests on, those of earlier requests that it has seen included.
+///
+/// A request for which the caller has no room (a full disk, a long queue) is dropped *before* it is taken, and is then as if the network had lost it. Once
+/// taken, its rows must be written: later requests have seen them.
 #[derive(Debug)]
 pub struct Acceptor<T> {
     me: Member,
     options: AcceptorOptions,
     staged: Staged,
     last: Place,
-    held: VecDeque<(Place, T, Answer)>,
+    held: BTreeMap<Place, Vec<(T, Answer)>>,
+    held_count: usize,
 }
 
 /// What a request made: rows, and what to say once they are durable.
@@ -82,51 +88,61 @@ impl<T> Acceptor<T> {
     /// The acceptor of this member's store, at a start.
     #[must_use]
     pub fn new(me: Member, options: AcceptorOptions) -> Self {
-        Self { me, options, staged: Staged::default(), last: Place::default(), held: VecDeque::new() }
+        Self { me, options, staged: Staged::default(), last: Place::default(), held: BTreeMap::new(), held_count: 0 }
     }
 
     /// Takes a request. `known` is the newest configuration of its slot that the council has told this daemon; where it is newer than what the
     /// slot has adopted, it is adopted first (Q4).
     pub fn take(&mut self, view: &impl View, known: Option<&Configuration>, to: T, request: Request) -> Effects<T> {
         let slot = request.scope.slot;
-        let mine = self.staged.slot(view, slot).map(|state| state.phase);
-        let needed = mine.map_or(request.scope.phase, |mine| mine.max(request.scope.phase));
+        let mine = self.staged.slot(view, slot);
+        let needed = mine.map_or(request.scope.phase, |mine| mine.phase.max(request.scope.phase));
         let Some(known) = known.filter(|known| known.phase >= needed) else {
             return Effects { rows: Vec::new(), place: None, answers: Vec::new(), unlearned: Some((to, request)) };
         };
-        let mut rows = self.adopt_rows(view, known);
-        let place = self.write(&rows, false);
-        let key = request.ask.key().cloned();
-        let taken = self.decide(view, known, &request);
+        let (mut rows, state) = self.adopt_rows(mine, known);
+        let adopted = self.write(&rows, false);
+        let taken = self.decide(view, known, state, &request);
         let own = self.write(&taken.rows, taken.is_volatile);
+        let seen = if taken.is_volatile { None } else { self.staged.unsynced(slot, request.ask.key()) };
         if !taken.is_volatile {
             rows.extend(taken.rows);
         }
         let answer = Answer { from: self.me, tag: request.tag, told: taken.told };
-        let is_unsynced = !taken.is_volatile && self.staged.is_unsynced(slot, key.as_ref());
-        let mut answers = Vec::new();
-        match own.or(place).or(is_unsynced.then_some(self.last)) {
-            Some(place) => self.held.push_back((place, to, answer)),
-            None => answers.push((to, answer)),
-        }
-        Effects { place: own.or(place), rows, answers, unlearned: None }
+        let answers = self.hold(seen, to, answer);
+        Effects { place: own.or(adopted), rows, answers, unlearned: None }
+    }
+
+    /// The phase of a slot here, what is not synced included; `None` when this store has never seen the slot.
+    #[must_use]
+    pub fn phase(&self, view: &impl View, slot: Slot) -> Option<Phase> {
+        self.staged.slot(view, slot).map(|state| state.phase)
+    }
+
+    /// Holds an answer until that place is synced; gives it back when it need not wait.
+    fn hold(&mut self, until: Option<Place>, to: T, answer: Answer) -> Vec<(T, Answer)> {
+        let Some(until) = until else { return vec![(to, answer)] };
+        self.held.entry(until).or_default().push((to, answer));
+        self.held_count += 1;
+        Vec::new()
     }
 
     /// Adopts a configuration that the council has told, without a request (Q4, Q14h): leavers delete what they hold. Nothing where the slot
     /// has adopted it already.
     pub fn adopt(&mut self, view: &impl View, known: &Configuration) -> Effects<T> {
-        let rows = self.adopt_rows(view, known);
+        let (rows, _) = self.adopt_rows(self.staged.slot(view, known.slot), known);
         let place = self.write(&rows, false);
         Effects { rows, place, answers: Vec::new(), unlearned: None }
     }
 
-    /// The disk has synced everything up to `through`: these answers may leave, in the order of their requests.
+    /// The disk has synced everything up to `through`: these answers may leave.
     pub fn synced(&mut self, through: Place) -> Vec<(T, Answer)> {
         self.staged.synced(through);
         let mut answers = Vec::new();
-        while self.held.front().is_some_and(|(place, ..)| *place <= through) {
-            answers.extend(self.held.pop_front().map(|(_, to, answer)| (to, answer)));
+        while self.held.first_key_value().is_some_and(|(place, _)| *place <= through) {
+            answers.extend(self.held.pop_first().into_iter().flat_map(|(_, answers)| answers));
         }
+        self.held_count -= answers.len();
         answers
     }
 
@@ -137,8 +153,8 @@ impl<T> Acceptor<T> {
 
     /// Answers that wait for the disk.
     #[must_use]
-    pub fn held(&self) -> usize {
-        self.held.len()
+    pub const fn held(&self) -> usize {
+        self.held_count
     }
 
     /// Gives rows a place and remembers them. `None` when there is nothing to write.
@@ -155,6 +171,10 @@ impl<T> Acceptor<T> {
         }
         self.last = place;
         Some(place)
+    }
+
+    const fn page_bounds(&self) -> PageBounds {
+        PageBounds { keys: self.options.page_keys, bytes: self.options.page_bytes }
     }
 
     fn breaks(&self, mutation: Mutation) -> bool {

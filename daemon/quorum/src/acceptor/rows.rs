@@ -1,6 +1,6 @@
 //! What an acceptor keeps on disk (Q3), and what of it is written but not synced yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use isochrone_ident::{Epoch, Slot};
@@ -40,8 +40,8 @@ pub trait View {
     fn slot(&self, slot: Slot) -> Option<SlotState>;
     /// The state of a key.
     fn key(&self, slot: Slot, key: &KeyName) -> Option<KeyState>;
-    /// Keys of a slot in order, after `after`, at most `max`.
-    fn keys(&self, slot: Slot, after: Option<&KeyName>, max: usize) -> Vec<(KeyName, KeyState)>;
+    /// Visits the keys of a slot in order, those after `after`, until `visit` says that it has enough (false).
+    fn walk(&self, slot: Slot, after: Option<&KeyName>, visit: &mut dyn FnMut(KeyName, KeyState) -> bool);
 }
 
 /// A place in the order in which an acceptor wrote its rows: when the disk has synced one, it has synced all before it.
@@ -53,39 +53,103 @@ impl Place {
     pub(crate) const NEVER: Self = Self(u64::MAX);
 }
 
+/// What a page may hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PageBounds {
+    pub(crate) keys: usize,
+    pub(crate) bytes: usize,
+}
+
+/// Keys in order, and whether there are more.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) keys: Vec<(KeyName, KeyState)>,
+    bytes: usize,
+    pub(crate) more: bool,
+}
+
+impl Page {
+    /// Takes a key if it fits; the first always does. False once one did not.
+    fn add(&mut self, key: KeyName, state: KeyState, bounds: PageBounds) -> bool {
+        let bytes = key.key.as_bytes().len() + state.bytes();
+        let fits = self.keys.len() < bounds.keys && self.bytes + bytes <= bounds.bytes || self.keys.is_empty();
+        self.more |= !fits;
+        if !self.more {
+            self.bytes += bytes;
+            self.keys.push((key, state));
+        }
+        !self.more
+    }
+}
+
+/// What a staged row is about.
+#[derive(Debug)]
+enum Subject {
+    Slot(Slot),
+    Key(Slot, KeyName),
+    Wiped(Slot),
+}
+
 /// Rows that are written and not synced, over the durable ones.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
     slots: BTreeMap<Slot, (SlotState, Place)>,
     keys: BTreeMap<Slot, BTreeMap<KeyName, (Option<KeyState>, Place)>>,
     wiped: BTreeMap<Slot, Place>,
+    /// What was staged, in order: a sync looks at what it covers, and at nothing else.
+    order: VecDeque<(Place, Subject)>,
 }
 
 impl Staged {
     pub(crate) fn stage(&mut self, row: &Row, place: Place) {
-        match row {
-            Row::Slot(slot, state) => drop(self.slots.insert(*slot, (*state, place))),
-            Row::Key(slot, key, state) => drop(self.of(*slot).insert(key.clone(), (Some(state.clone()), place))),
-            Row::Erase(slot, key) => drop(self.of(*slot).insert(key.clone(), (None, place))),
+        let subject = match row {
+            Row::Slot(slot, state) => {
+                self.slots.insert(*slot, (*state, place));
+                Subject::Slot(*slot)
+            }
+            Row::Key(slot, key, state) => self.stage_key(*slot, key, Some(state.clone()), place),
+            Row::Erase(slot, key) => self.stage_key(*slot, key, None, place),
             Row::Wipe(slot) => {
                 self.keys.remove(slot);
                 self.wiped.insert(*slot, place);
+                Subject::Wiped(*slot)
             }
+        };
+        if place != Place::NEVER {
+            self.order.push_back((place, subject));
         }
     }
 
-    fn of(&mut self, slot: Slot) -> &mut BTreeMap<KeyName, (Option<KeyState>, Place)> {
-        self.keys.entry(slot).or_default()
+    fn stage_key(&mut self, slot: Slot, key: &KeyName, state: Option<KeyState>, place: Place) -> Subject {
+        self.keys.entry(slot).or_default().insert(key.clone(), (state, place));
+        Subject::Key(slot, key.clone())
     }
 
     /// The disk has synced everything up to `through`: the view shows it from now on.
     pub(crate) fn synced(&mut self, through: Place) {
-        self.slots.retain(|_, (_, place)| *place > through);
-        self.wiped.retain(|_, place| *place > through);
-        self.keys.retain(|_, keys| {
-            keys.retain(|_, (_, place)| *place > through);
-            !keys.is_empty()
-        });
+        while self.order.front().is_some_and(|(place, _)| *place <= through) {
+            if let Some((_, subject)) = self.order.pop_front() {
+                self.settle(&subject, through);
+            }
+        }
+    }
+
+    /// Drops what is staged of it, unless it has changed since.
+    fn settle(&mut self, subject: &Subject, through: Place) {
+        match subject {
+            Subject::Slot(slot) if self.slots.get(slot).is_some_and(|(_, place)| *place <= through) => drop(self.slots.remove(slot)),
+            Subject::Wiped(slot) if self.wiped.get(slot).is_some_and(|place| *place <= through) => drop(self.wiped.remove(slot)),
+            Subject::Key(slot, key) => {
+                let Some(keys) = self.keys.get_mut(slot) else { return };
+                if keys.get(key).is_some_and(|(_, place)| *place <= through) {
+                    keys.remove(key);
+                }
+                if keys.is_empty() {
+                    self.keys.remove(slot);
+                }
+            }
+            Subject::Slot(_) | Subject::Wiped(_) => {}
+        }
     }
 
     pub(crate) fn slot(&self, view: &impl View, slot: Slot) -> Option<SlotState> {
@@ -100,34 +164,42 @@ impl Staged {
         }
     }
 
-    /// At most `max` keys after `after`, and whether there are more.
-    pub(crate) fn page(&self, view: &impl View, slot: Slot, after: Option<&KeyName>, max: usize) -> (Vec<(KeyName, KeyState)>, bool) {
+    /// A page of the keys after `after`.
+    pub(crate) fn page(&self, view: &impl View, slot: Slot, after: Option<&KeyName>, bounds: PageBounds) -> Page {
+        let mut page = Page::default();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let over: Vec<_> = self.keys.get(&slot).into_iter().flat_map(|keys| keys.range::<KeyName, _>((from, Bound::Unbounded))).collect();
-        // Each staged row can hide one durable row at most.
-        let asked = max + 1 + over.len();
-        let below = if self.wiped.contains_key(&slot) { Vec::new() } else { view.keys(slot, after, asked) };
-        let mut merged: BTreeMap<KeyName, KeyState> = below.into_iter().collect();
-        for (key, (state, _)) in over {
-            match state {
-                Some(state) => drop(merged.insert(key.clone(), state.clone())),
-                None => drop(merged.remove(key)),
-            }
+        let staged = self.keys.get(&slot).into_iter().flat_map(|keys| keys.range::<KeyName, _>((from, Bound::Unbounded)));
+        let mut staged = staged.map(|(key, (state, _))| (key, state)).peekable();
+        let add = |page: &mut Page, key: &KeyName, state: &Option<KeyState>| match state {
+            Some(state) => page.add(key.clone(), state.clone(), bounds),
+            None => true,
+        };
+        if !self.wiped.contains_key(&slot) {
+            view.walk(slot, after, &mut |key, state| {
+                while let Some((before, state)) = staged.next_if(|(staged, _)| **staged < key) {
+                    if !add(&mut page, before, state) {
+                        return false;
+                    }
+                }
+                match staged.next_if(|(staged, _)| **staged == key) {
+                    Some((key, state)) => add(&mut page, key, state),
+                    None => page.add(key, state, bounds),
+                }
+            });
         }
-        let more = merged.len() > max;
-        (merged.into_iter().take(max).collect(), more)
+        while !page.more && staged.next().is_some_and(|(key, state)| add(&mut page, key, state)) {}
+        page
     }
 
-    /// Whether a read of that key, or of the slot's state, sees anything that could still be lost.
-    pub(crate) fn is_unsynced(&self, slot: Slot, key: Option<&KeyName>) -> bool {
-        let pending = |place: Place| place != Place::NEVER;
-        let in_slot = self.slots.get(&slot).is_some_and(|(_, place)| pending(*place));
-        let wiped = self.wiped.get(&slot).is_some_and(|place| pending(*place));
+    /// The last place of what a read of that key, or of the whole slot, sees and could still be lost.
+    pub(crate) fn unsynced(&self, slot: Slot, key: Option<&KeyName>) -> Option<Place> {
+        let in_slot = self.slots.get(&slot).map(|(_, place)| *place);
+        let wiped = self.wiped.get(&slot).copied();
         let keys = self.keys.get(&slot);
         let in_keys = match key {
-            Some(key) => keys.and_then(|keys| keys.get(key)).is_some_and(|(_, place)| pending(*place)),
-            None => keys.is_some_and(|keys| keys.values().any(|(_, place)| pending(*place))),
+            Some(key) => keys.and_then(|keys| keys.get(key)).map(|(_, place)| *place),
+            None => keys.and_then(|keys| keys.values().map(|(_, place)| *place).filter(|place| *place != Place::NEVER).max()),
         };
-        in_slot || wiped || in_keys
+        [in_slot, wiped, in_keys].into_iter().flatten().filter(|place| *place != Place::NEVER).max()
     }
 }

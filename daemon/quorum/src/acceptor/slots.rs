@@ -13,13 +13,12 @@ pub(super) struct Carried<'a> {
 }
 
 impl<T> Acceptor<T> {
-    /// The rows that make the configuration this slot's own, staged; none where it is already. Without continuous membership the slot starts
-    /// from empty (Q4), and whoever is no member any more deletes what it holds (Q14h).
-    pub(super) fn adopt_rows(&mut self, view: &impl View, known: &Configuration) -> Vec<Row> {
+    /// The rows that make the configuration this slot's own, none where it is already, and the slot's state with them. Without continuous membership
+    /// the slot starts from empty (Q4), and whoever is no member any more deletes what it holds (Q14h).
+    pub(super) fn adopt_rows(&self, mine: Option<SlotState>, known: &Configuration) -> (Vec<Row>, SlotState) {
         let slot = known.slot;
-        let mine = self.staged.slot(view, slot);
-        if mine.is_some_and(|mine| mine.phase >= known.phase) {
-            return Vec::new();
+        if let Some(mine) = mine.filter(|mine| mine.phase >= known.phase) {
+            return (Vec::new(), mine);
         }
         let joined = known.joined(self.me);
         let goes_on = mine.filter(|mine| mine.joined == joined || self.breaks(Mutation::NoWipe) && joined.is_some());
@@ -30,7 +29,7 @@ impl<T> Acceptor<T> {
             rows.push(Row::Wipe(slot));
         }
         rows.push(Row::Slot(slot, state));
-        rows
+        (rows, state)
     }
 
     /// Q18b: the first page makes the promise, the others go on while it stands.
@@ -53,8 +52,8 @@ impl<T> Acceptor<T> {
 
     /// Keys of the slot from the key after `after` on.
     pub(super) fn page(&self, view: &impl View, case: &Case<'_>, state: &SlotState, after: Option<&KeyName>) -> Told {
-        let (keys, more) = self.staged.page(view, case.slot, after, self.options.page_keys.max(1));
-        Told::Page { slot_promised: state.promised, floor: state.floor, keys, more }
+        let page = self.staged.page(view, case.slot, after, self.page_bounds());
+        Told::Page { slot_promised: state.promised, floor: state.floor, keys: page.keys, more: page.more }
     }
 
     /// Q14d, e: takes a certified record where the key's own promise allows it, and raises what is promised to what the sealed majority showed.

@@ -7,10 +7,8 @@ use crate::{Accepted, Ask, Ballot, Configuration, KeyName, KeyState, Mutation, R
 
 impl<T> Acceptor<T> {
     /// What a request makes of the slot, which has adopted `known`.
-    pub(super) fn decide(&self, view: &impl View, known: &Configuration, request: &Request) -> Taken {
+    pub(super) fn decide(&self, view: &impl View, known: &Configuration, state: SlotState, request: &Request) -> Taken {
         let slot = known.slot;
-        let unseen = SlotState { phase: known.phase, joined: None, floor: 0, promised: Ballot::NONE };
-        let state = self.staged.slot(view, slot).unwrap_or(unseen);
         if let Some(why) = self.objection(known, request, &state) {
             return refuse(why, state.phase, &state, self.promised(view, request));
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Change;
 
-/// Whether an accept has left for a wish, in this daemon or in one that handed it over. Once it has, no later event takes that back.
+/// Whether an accept has left for a wish, in this daemon or in one that had it before. Once it has, nothing takes that back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left(bool);
 
@@ -33,8 +33,8 @@ pub enum Failure {
 impl Left {
     /// Nothing has left.
     pub const NOTHING: Self = Self(false);
-    /// An accept has left.
-    pub(super) const ACCEPT: Self = Self(true);
+    /// An accept has left, or may have: a daemon that was given the wish has not said what became of it.
+    pub const SOMEWHERE: Self = Self(true);
 
     /// How an operation fails that ends here.
     #[must_use]
@@ -69,6 +69,16 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// The wish as it goes on after it was handed over, and nothing came back: of a change it can no longer be said that nothing happened (Q10), and an
+    /// accept of it may linger (Q7). It stays where it is submitted now.
+    #[must_use]
+    pub fn lost(self) -> Self {
+        match self.want {
+            Want::Change(_) => Self { left: Left::SOMEWHERE, is_repeat: true, handed_over: true, ..self },
+            Want::Read | Want::ReadForUpdate => Self { handed_over: true, ..self },
+        }
+    }
+
     /// Whether an accept of an earlier try may be somewhere.
     pub(super) fn may_linger(&self) -> bool {
         self.is_repeat || self.left != Left::NOTHING
@@ -89,7 +99,7 @@ mod tests {
     fn q10_nothing_happened_only_while_no_accept_has_left() {
         assert_eq!(Left::NOTHING.failure(Because::Busy), Failure::NothingHappened(Because::Busy));
         for because in [Because::Busy, Because::NoQuorum] {
-            assert_eq!(Left::ACCEPT.failure(because), Failure::OutcomeUnknown);
+            assert_eq!(Left::SOMEWHERE.failure(because), Failure::OutcomeUnknown);
         }
     }
 }

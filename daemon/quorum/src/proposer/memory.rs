@@ -3,14 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::grant::Grant;
 use crate::{Accepted, Ballot, Configuration, KeyName, Phase};
 
 /// What is known of a slot.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) configuration: Arc<Configuration>,
-    pub(super) grant: Option<Grant>,
     /// The highest floor seen.
     pub(super) floor: u64,
     /// The highest floor and slot promise seen, and every slot ballot used: a fresh one is above (Q18c).
@@ -19,15 +17,7 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn new(configuration: Arc<Configuration>) -> Self {
-        Self { configuration, grant: None, floor: 0, slot_seen: 0 }
-    }
-
-    /// Enters a later phase; grants belong to the one before (Q18e).
-    pub(super) fn enter(&mut self, configuration: Arc<Configuration>, keeps_grant: bool) {
-        self.configuration = configuration;
-        if !keeps_grant {
-            self.grant = None;
-        }
+        Self { configuration, floor: 0, slot_seen: 0 }
     }
 }
 
@@ -40,33 +30,79 @@ pub(super) struct Warm {
     pub(super) accepted: Option<Accepted>,
 }
 
-/// Promises for the next write of each key. Bounded: the oldest goes, which costs its key a round trip.
+impl Warm {
+    fn bytes(&self) -> usize {
+        self.accepted.as_ref().map_or(0, |accepted| accepted.envelope.bytes())
+    }
+}
+
+/// What two lists hold of a key beside its name and its record, about: places in trees, ballots, counts.
+const KEY_BYTES: usize = 256;
+
+/// A key that was warm; without a promise while a write uses it.
+#[derive(Debug, Default)]
+struct WarmKey {
+    warm: Option<Warm>,
+    /// Whether it was written since it was last looked at: then it stays once more.
+    is_used: bool,
+}
+
+/// Promises for the next write of each key. Bounded in keys and in bytes: of the oldest the first goes that was not used since it was last looked at
+/// (the clock algorithm: Corbató 1968), which costs its key a round trip.
 #[derive(Debug)]
 pub(super) struct WarmKeys {
-    max: usize,
-    keys: BTreeMap<KeyName, Warm>,
+    keys_max: usize,
+    bytes_max: usize,
+    bytes: usize,
+    keys: BTreeMap<KeyName, WarmKey>,
+    /// Each key of `keys` once.
     order: VecDeque<KeyName>,
 }
 
 impl WarmKeys {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max, keys: BTreeMap::new(), order: VecDeque::new() }
+    pub(super) fn new(keys_max: usize, bytes_max: usize) -> Self {
+        Self { keys_max, bytes_max, bytes: 0, keys: BTreeMap::new(), order: VecDeque::new() }
     }
 
     pub(super) fn insert(&mut self, key: KeyName, warm: Warm) {
-        if self.keys.insert(key.clone(), warm).is_none() {
-            self.order.push_back(key);
+        self.bytes += warm.bytes();
+        if let Some(entry) = self.keys.get_mut(&key) {
+            self.bytes -= entry.warm.replace(warm).map_or(0, |before| before.bytes());
+            entry.is_used = true;
+        } else {
+            self.bytes += KEY_BYTES + key.key.as_bytes().len();
+            self.order.push_back(key.clone());
+            self.keys.insert(key, WarmKey { warm: Some(warm), is_used: false });
         }
-        // Keys that were taken leave their place in the order behind; it holds each key at most twice.
-        while self.keys.len() > self.max || self.order.len() > 2 * self.max {
+        while self.keys.len() > self.keys_max || self.bytes > self.bytes_max {
             let Some(oldest) = self.order.pop_front() else { return };
-            self.keys.remove(&oldest);
+            self.drop_unless_used(oldest);
+        }
+    }
+
+    fn drop_unless_used(&mut self, key: KeyName) {
+        match self.keys.get_mut(&key) {
+            Some(entry) if entry.is_used => {
+                entry.is_used = false;
+                self.order.push_back(key);
+            }
+            _ => {
+                let warm = self.keys.remove(&key).and_then(|entry| entry.warm);
+                self.bytes -= KEY_BYTES + key.key.as_bytes().len() + warm.map_or(0, |warm| warm.bytes());
+            }
         }
     }
 
     /// Takes a promise: a ballot is used once.
     pub(super) fn take(&mut self, key: &KeyName) -> Option<Warm> {
-        self.keys.remove(key)
+        let warm = self.keys.get_mut(key)?.warm.take()?;
+        self.bytes -= warm.bytes();
+        Some(warm)
+    }
+
+    /// In which phase a key was promised.
+    pub(super) fn phase(&self, key: &KeyName) -> Option<Phase> {
+        self.keys.get(key)?.warm.as_ref().map(|warm| warm.phase)
     }
 }
 
@@ -83,5 +119,51 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
         if max == u64::MAX { z } else { z % (max + 1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use isochrone_ident::{Key, Namespace};
+
+    use super::*;
+    use crate::{Content, Value};
+
+    fn key(number: u64) -> KeyName {
+        let key = Key::new(number.to_be_bytes().to_vec()).expect("a key");
+        KeyName { namespace: Namespace::new("warm").expect("a name"), key }
+    }
+
+    fn warm(bytes: usize) -> Warm {
+        let value =
+            Value { bytes: Bytes::from(vec![0; bytes]), content_type: None, expires: None, written: isochrone_ident::WallMicros(0) };
+        let envelope = Arc::new(crate::Envelope { content: Content::Live(value), ..crate::change::unborn(0) });
+        Warm { phase: Phase(0), ballot: Ballot::NONE, accepted: Some(Accepted { ballot: Ballot::NONE, envelope }) }
+    }
+
+    #[test]
+    fn q8_keys_that_are_written_again_and_again_stay_warm() {
+        let mut keys = WarmKeys::new(16, 1 << 20);
+        for number in 0..1_000 {
+            let hot = key(number % 4);
+            assert_eq!(keys.take(&hot).is_some(), number >= 4, "write {number}");
+            keys.insert(hot, warm(10));
+            keys.insert(key(10_000 + number), warm(10));
+            assert!(keys.keys.len() <= 16 && keys.order.len() == keys.keys.len());
+        }
+    }
+
+    #[test]
+    fn q8_warm_keys_take_no_more_than_their_bytes() {
+        let mut keys = WarmKeys::new(1_000, 100_000);
+        for number in 0..500 {
+            keys.insert(key(number % 200), warm(usize::try_from(number * 37 % 5_000).expect("small")));
+            let counted: usize = keys.keys.values().map(|entry| KEY_BYTES + 8 + entry.warm.as_ref().map_or(0, Warm::bytes)).sum();
+            assert!(keys.bytes == counted && counted <= 100_000);
+            keys.take(&key(number * 7 % 200));
+        }
+        keys.insert(key(1), warm(200_000));
+        assert!(keys.keys.is_empty() && keys.bytes == 0, "what does not fit at all is not kept");
     }
 }

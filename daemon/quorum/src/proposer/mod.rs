@@ -8,6 +8,7 @@
 //!   any step: refused or late ──> Resting (back-off, Q13) ──> again, with a new ballot (Q2)
 //! ```
 
+mod acquire;
 mod grant;
 mod left;
 mod memory;
@@ -19,14 +20,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isochrone_ident::{NodeId, Slot, WallMicros};
+use serde::{Deserialize, Serialize};
 
-use grant::Acquiring;
+use acquire::Acquiring;
+use grant::Grants;
 pub use left::{Because, Failure, Left, Want, Wish};
 use memory::{Known, Random, WarmKeys};
 use round::{Round, Running};
 
 use crate::{
-    Answer, Ask, Ballot, Bounds, Configuration, Envelope, KeyName, Member, Mutation, Nack, ProposerId, Request, Tag, Told, Verdict,
+    Answer, Ask, Asker, Ballot, Bounds, Configuration, Envelope, KeyName, Member, Mutation, Nack, Phase, ProposerId, Request, RoundId, Tag,
+    Told, Verdict, Votes,
 };
 
 /// An operation, as its submitter names it. Never used twice by one proposer.
@@ -47,6 +51,35 @@ pub enum Outcome {
     Written(Verdict),
     /// A read: the register; `None` where there never was one, or it was forgotten.
     Read(Option<Arc<Envelope>>),
+}
+
+/// How an operation's first round began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Began {
+    /// With a read, which promises nothing (Q9).
+    Read,
+    /// With a prepare: nothing was promised in advance (Q7).
+    Prepared,
+    /// With an accept, by what a quorum promised with the last write (Q8).
+    Warm,
+    /// With an accept, by the slot's promise (Q18).
+    Granted,
+}
+
+/// What was done for an operation: for people and for metrics, nothing is decided by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Course {
+    /// How its first round began; `None` when none did.
+    pub began: Option<Began>,
+    /// Times that a quorum was asked: promises, accepts, reads, write-backs, each once more when it was refused or late. Not counted is what it waited for
+    /// in the queue of its key.
+    pub trips: u32,
+}
+
+impl Course {
+    fn then(self, later: Self) -> Self {
+        Self { began: self.began.or(later.began), trips: self.trips.saturating_add(later.trips) }
+    }
 }
 
 /// What a proposer wants done.
@@ -72,6 +105,8 @@ pub enum Output {
         operation: OperationId,
         /// How.
         result: Result<Outcome, Failure>,
+        /// What was done for it here.
+        course: Course,
     },
     /// An operation has ended here and goes on there (Q13): submit the wish at that daemon. If that cannot be done, it fails as
     /// [`Left::failure`] of its wish says.
@@ -107,8 +142,12 @@ pub struct ProposerOptions {
     pub queue: usize,
     /// Keys whose promise for the next write is remembered (Q8).
     pub warm_keys: usize,
+    /// Bytes that those may take with their values, about.
+    pub warm_bytes: usize,
     /// Keys of one slot that a grant may list (Q18); a slot with more is written key by key.
     pub grant_keys: usize,
+    /// Bytes that the grants of all slots may take, about. Keys whose values do not fit are written as if they were not granted.
+    pub grant_bytes: usize,
     /// Refusals after which a wish is handed over to the winner (Q13); 0: never.
     pub hand_over_after: u32,
     /// A rule that is broken on purpose. `None` in every real daemon.
@@ -124,7 +163,9 @@ impl Default for ProposerOptions {
             round_trip_micros: 100_000,
             queue: 1024,
             warm_keys: 65_536,
+            warm_bytes: 64 << 20,
             grant_keys: 65_536,
+            grant_bytes: 64 << 20,
             hand_over_after: 2,
             mutation: None,
         }
@@ -141,10 +182,11 @@ pub struct Proposer {
     seen: u64,
     slots: BTreeMap<Slot, Known>,
     warm: WarmKeys,
-    writing: BTreeMap<KeyName, u64>,
-    rounds: BTreeMap<u64, Round>,
-    acquiring: BTreeMap<u64, Acquiring>,
-    operations: BTreeMap<OperationId, u64>,
+    grants: Grants,
+    writing: BTreeMap<KeyName, RoundId>,
+    rounds: BTreeMap<RoundId, Box<Round>>,
+    acquiring: BTreeMap<RoundId, Acquiring>,
+    operations: BTreeMap<OperationId, RoundId>,
     last_round: u64,
 }
 
@@ -158,7 +200,8 @@ impl Proposer {
             random: Random(seed),
             seen: 0,
             slots: BTreeMap::new(),
-            warm: WarmKeys::new(options.warm_keys),
+            warm: WarmKeys::new(options.warm_keys, options.warm_bytes),
+            grants: Grants::default(),
             writing: BTreeMap::new(),
             rounds: BTreeMap::new(),
             acquiring: BTreeMap::new(),
@@ -176,29 +219,45 @@ impl Proposer {
     pub fn configure(&mut self, now: WallMicros, configuration: Arc<Configuration>) -> Vec<Output> {
         let slot = configuration.slot;
         let mut out = Vec::new();
-        let keeps = self.breaks(Mutation::GrantsOutlivePhase);
         match self.slots.get_mut(&slot) {
             Some(known) if known.configuration.phase >= configuration.phase => return out,
-            Some(known) => known.enter(configuration, keeps),
+            Some(known) => known.configuration = configuration,
             None => drop(self.slots.insert(slot, Known::new(configuration))),
         }
-        let rounds: Vec<u64> = self.rounds.iter().filter(|(_, round)| round.slot == slot).map(|(&id, _)| id).collect();
+        if !self.breaks(Mutation::GrantsOutlivePhase) {
+            self.grants.end(slot);
+        }
+        self.stop_acquiring(slot, &mut out);
+        let rounds: Vec<RoundId> = self.rounds.iter().filter(|(_, round)| round.slot == slot).map(|(&id, _)| id).collect();
         for id in rounds {
             self.with_round(id, |this, round| this.begin(now, round, &mut out));
         }
-        self.acquiring.retain(|_, acquiring| acquiring.slot != slot);
         out
+    }
+
+    /// The phase of a slot's configuration here; `None` when none was told.
+    #[must_use]
+    pub fn phase(&self, slot: Slot) -> Option<Phase> {
+        self.slots.get(&slot).map(|known| known.configuration.phase)
+    }
+
+    /// Whether a write of that key would take one round trip from here (Q12): a quorum has promised it in advance, or the slot's promise grants it, or a
+    /// write of it is under way here, which the next one follows.
+    #[must_use]
+    pub fn is_warm(&self, slot: Slot, key: &KeyName) -> bool {
+        let Some(phase) = self.phase(slot) else { return false };
+        self.warm.phase(key) == Some(phase) || self.writing.contains_key(key) || self.grants.is_open(slot, key, phase)
     }
 
     /// Takes a wish for a key. It ends by [`Output::Done`] or [`Output::HandOver`], or when its submitter calls [`Proposer::give_up`].
     pub fn submit(&mut self, now: WallMicros, operation: OperationId, slot: Slot, key: KeyName, wish: Wish) -> Vec<Output> {
         let mut out = Vec::new();
-        let running = Running { operation, wish };
+        let running = Running { operation, wish, before: Course::default() };
         match running.wish.want {
             Want::Read => {
                 let id = self.fresh_round();
                 self.operations.insert(operation, id);
-                self.rounds.insert(id, Round::read(id, slot, key, running));
+                self.rounds.insert(id, Box::new(Round::read(id, slot, key, running)));
                 self.with_round(id, |this, round| this.begin(now, round, &mut out));
             }
             Want::ReadForUpdate | Want::Change(_) => self.enqueue(now, slot, key, running, &mut out),
@@ -253,7 +312,7 @@ impl Proposer {
                 return true;
             }
             // Some refused and the others were silent: it was lost as much as if all had refused.
-            round.losses += u32::from(!round.refused.is_empty());
+            round.losses += u32::from(round.refused != Votes::NOBODY);
             this.begin(now, round, &mut out)
         });
         out
@@ -269,13 +328,13 @@ impl Proposer {
         self.options.mutation == Some(mutation)
     }
 
-    fn fresh_round(&mut self) -> u64 {
+    fn fresh_round(&mut self) -> RoundId {
         self.last_round += 1;
-        self.last_round
+        RoundId::new(Asker::Proposer, self.last_round)
     }
 
     /// Runs `step` on a round, which stays if that says so.
-    fn with_round(&mut self, id: u64, step: impl FnOnce(&mut Self, &mut Round) -> bool) {
+    fn with_round(&mut self, id: RoundId, step: impl FnOnce(&mut Self, &mut Round) -> bool) {
         let Some(mut round) = self.rounds.remove(&id) else { return };
         if step(self, &mut round) {
             self.rounds.insert(id, round);
@@ -296,15 +355,15 @@ impl Proposer {
         ballot
     }
 
-    fn send(&self, round: &Round, to: impl IntoIterator<Item = Member>, ask: &Ask, out: &mut Vec<Output>) {
-        let Some(known) = self.slots.get(&round.slot) else { return };
-        let request = Request { scope: known.configuration.scope(), tag: round.tag(), ask: ask.clone() };
-        out.extend(to.into_iter().map(|to| Output::Send { to, request: request.clone() }));
+    /// A step's request, to those.
+    fn send(configuration: &Configuration, round: &Round, to: Votes, ask: &Ask, out: &mut Vec<Output>) {
+        let (scope, tag) = (configuration.scope(), round.tag());
+        out.extend(configuration.those(to).map(|to| Output::Send { to, request: Request { scope, tag, ask: ask.clone() } }));
     }
 
-    fn done(&mut self, operation: OperationId, result: Result<Outcome, Failure>, out: &mut Vec<Output>) {
+    fn done(&mut self, operation: OperationId, result: Result<Outcome, Failure>, course: Course, out: &mut Vec<Output>) {
         if self.operations.remove(&operation).is_some() {
-            out.push(Output::Done { operation, result });
+            out.push(Output::Done { operation, result, course });
         }
     }
 }

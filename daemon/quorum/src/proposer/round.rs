@@ -1,18 +1,20 @@
 //! A round: one key, and the wishes that it serves.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use isochrone_ident::Slot;
 
-use super::{Failure, Left, OperationId, Outcome, Want, Wish};
-use crate::{Accepted, Ballot, Configuration, Envelope, KeyName, Member, Tag, accepted_ballot};
+use super::{Began, Course, Failure, Left, OperationId, Outcome, Want, Wish};
+use crate::{Accepted, Ballot, Configuration, Envelope, KeyName, RoundId, Tag, Votes, accepted_ballot};
 
 /// A wish under way.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) operation: OperationId,
     pub(super) wish: Wish,
+    /// What an earlier round has done for it.
+    pub(super) before: Course,
 }
 
 /// Which half of the protocol serves the wishes.
@@ -30,23 +32,25 @@ pub(super) enum Stage {
     /// Promises of a quorum (Q5).
     Preparing { ballot: Ballot, floor: u64, views: Views },
     /// Acknowledgements of a quorum (Q6), and the promises of `next` that come with them (Q8).
-    Accepting { record: Accepted, next: Ballot, acknowledged: BTreeSet<Member>, promised_next: BTreeSet<Member>, ends: Vec<End> },
+    Accepting { record: Accepted, next: Ballot, acknowledged: Votes, promised_next: Votes, ends: Vec<End> },
     /// What a quorum holds (Q9).
     Reading { views: Views },
     /// Acknowledgements of what was read, under its own ballot (Q9).
-    WritingBack { record: Accepted, acknowledged: BTreeSet<Member> },
+    WritingBack { record: Accepted, acknowledged: Votes },
 }
 
 /// How a wish ends once the accept that is under way is chosen.
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) operation: OperationId,
+    /// What earlier rounds have done for it.
+    pub(super) before: Course,
     pub(super) result: Result<Outcome, Failure>,
 }
 
 #[derive(Debug)]
 pub(super) struct Round {
-    pub(super) id: u64,
+    pub(super) id: RoundId,
     pub(super) step: u32,
     pub(super) slot: Slot,
     pub(super) key: KeyName,
@@ -54,17 +58,19 @@ pub(super) struct Round {
     pub(super) running: Vec<Running>,
     pub(super) queue: VecDeque<Running>,
     pub(super) stage: Stage,
-    pub(super) refused: BTreeSet<Member>,
+    pub(super) refused: Votes,
     /// Times that a quorum was refused since the wishes began: the exponent of the back-off (Q13).
     pub(super) losses: u32,
+    /// What it has done since its wishes began.
+    pub(super) course: Course,
 }
 
 impl Round {
-    pub(super) fn read(id: u64, slot: Slot, key: KeyName, running: Running) -> Self {
+    pub(super) fn read(id: RoundId, slot: Slot, key: KeyName, running: Running) -> Self {
         Self { running: vec![running], kind: Kind::Read, ..Self::write(id, slot, key) }
     }
 
-    pub(super) fn write(id: u64, slot: Slot, key: KeyName) -> Self {
+    pub(super) fn write(id: RoundId, slot: Slot, key: KeyName) -> Self {
         Self {
             id,
             step: 0,
@@ -74,8 +80,9 @@ impl Round {
             running: Vec::new(),
             queue: VecDeque::new(),
             stage: Stage::Resting,
-            refused: BTreeSet::new(),
+            refused: Votes::NOBODY,
             losses: 0,
+            course: Course::default(),
         }
     }
 
@@ -87,7 +94,13 @@ impl Round {
     pub(super) fn enter(&mut self, stage: Stage) {
         self.step += 1;
         self.stage = stage;
-        self.refused.clear();
+        self.refused = Votes::NOBODY;
+    }
+
+    /// A step that asks a quorum begins, the first of its wishes in this way.
+    pub(super) fn trip(&mut self, began: Began) {
+        self.course.began.get_or_insert(began);
+        self.course.trips += 1;
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -107,32 +120,38 @@ impl Round {
     /// Accepts are about to leave: of no change of this round can it be said any more that nothing happened (Q10).
     pub(super) fn mark_left(&mut self) {
         let changes = self.running.iter_mut().filter(|running| matches!(running.wish.want, Want::Change(_)));
-        changes.for_each(|running| running.wish.left = Left::ACCEPT);
+        changes.for_each(|running| running.wish.left = Left::SOMEWHERE);
     }
 
     /// Whether an acceptor has said yes in this step: a refusal after that is of a repeated message.
-    pub(super) fn has_answered(&self, from: Member) -> bool {
+    pub(super) fn has_answered(&self, from: Votes) -> bool {
         match &self.stage {
             Stage::Resting => false,
-            Stage::Preparing { views, .. } | Stage::Reading { views } => views.ballots.contains_key(&from),
-            Stage::Accepting { acknowledged, .. } | Stage::WritingBack { acknowledged, .. } => acknowledged.contains(&from),
+            Stage::Preparing { views, .. } | Stage::Reading { views } => views.answered.has(from),
+            Stage::Accepting { acknowledged, .. } | Stage::WritingBack { acknowledged, .. } => acknowledged.has(from),
         }
     }
 }
 
-/// What acceptors have shown of a key.
+/// What acceptors have shown of a key. What an acceptor holds only grows, so a record that it has shown stays shown.
 #[derive(Debug, Default)]
 pub(super) struct Views {
-    ballots: BTreeMap<Member, Ballot>,
+    answered: Votes,
+    /// Those who hold the highest record, or nothing where nobody holds anything.
+    holders: Votes,
     best: Option<Accepted>,
 }
 
 impl Views {
-    pub(super) fn add(&mut self, from: Member, accepted: Option<Accepted>) {
-        let ballot = accepted_ballot(accepted.as_ref());
-        self.ballots.insert(from, ballot);
-        if ballot > accepted_ballot(self.best.as_ref()) {
+    /// Adds what one of those who count has shown.
+    pub(super) fn add(&mut self, from: Votes, accepted: Option<Accepted>) {
+        let (ballot, highest) = (accepted_ballot(accepted.as_ref()), accepted_ballot(self.best.as_ref()));
+        self.answered |= from;
+        if ballot > highest {
             self.best = accepted;
+            self.holders = from;
+        } else if ballot == highest {
+            self.holders |= from;
         }
     }
 
@@ -140,22 +159,20 @@ impl Views {
         self.best.as_ref()
     }
 
-    pub(super) fn is_quorum(&self, configuration: &Configuration) -> bool {
-        configuration.is_quorum(&self.ballots.keys().copied().collect())
+    pub(super) const fn holders(&self) -> Votes {
+        self.holders
     }
 
-    /// Those who hold the highest record, or nothing where nobody holds anything.
-    pub(super) fn holders(&self) -> BTreeSet<Member> {
-        let highest = accepted_ballot(self.best.as_ref());
-        self.ballots.iter().filter(|(_, ballot)| **ballot == highest).map(|(member, _)| *member).collect()
+    pub(super) fn is_quorum(&self, configuration: &Configuration) -> bool {
+        configuration.is_quorum(self.answered)
     }
 
     /// Whether a quorum holds the highest record, so that it is chosen (Q9); or a quorum holds nothing, and nobody else has shown anything.
     pub(super) fn is_confirmed(&self, configuration: &Configuration) -> bool {
-        configuration.is_quorum(&self.holders())
+        configuration.is_quorum(self.holders)
     }
 }
 
-pub(super) fn read_outcome(accepted: Option<&Accepted>) -> Outcome {
-    Outcome::Read(accepted.map(|accepted| Arc::<Envelope>::clone(&accepted.envelope)))
+pub(super) fn read_outcome(envelope: Option<&Arc<Envelope>>) -> Outcome {
+    Outcome::Read(envelope.map(Arc::clone))
 }

@@ -1,15 +1,14 @@
 //! Q7, Q8, Q13: writes, identity rounds, and what happens when a step is refused.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isochrone_ident::{Slot, WallMicros};
 
 use super::memory::Warm;
 use super::round::{End, Kind, Round, Running, Stage, Views, read_outcome};
-use super::{Because, Left, Outcome, Output, Proposer, Timer, Want};
+use super::{Because, Began, Course, Left, Outcome, Output, Proposer, Timer, Want};
 use crate::change::{Setting, decide, unborn};
-use crate::{Accepted, Ask, Ballot, Configuration, Envelope, KeyName, Member, Mutation, Nack, Refusal, Revision, Told, Verdict};
+use crate::{Accepted, Ask, Ballot, Configuration, Envelope, KeyName, Member, Mutation, Nack, Refusal, Revision, Told, Verdict, Votes};
 
 /// The longest back-off is the round trip times two to this power.
 const BACK_OFF_EXPONENT_MAX: u32 = 6;
@@ -21,6 +20,7 @@ struct Base {
     /// Whether `accepted` is known to be chosen, and nothing after it.
     is_confirmed: bool,
     floor: u64,
+    began: Began,
 }
 
 impl Proposer {
@@ -28,10 +28,10 @@ impl Proposer {
     pub(super) fn enqueue(&mut self, now: WallMicros, slot: Slot, key: KeyName, running: Running, out: &mut Vec<Output>) {
         let id = self.writing.get(&key).copied().unwrap_or_else(|| self.fresh_round());
         let limit = self.options.queue.max(1);
-        let round = self.rounds.entry(id).or_insert_with(|| Round::write(id, slot, key.clone()));
+        let round = self.rounds.entry(id).or_insert_with(|| Box::new(Round::write(id, slot, key.clone())));
         if round.queue.len() >= limit {
             let result = Err(running.wish.left.failure(Because::Busy));
-            out.push(Output::Done { operation: running.operation, result });
+            out.push(Output::Done { operation: running.operation, result, course: running.before });
             return;
         }
         self.operations.insert(running.operation, id);
@@ -47,6 +47,7 @@ impl Proposer {
     pub(super) fn go_on(&mut self, now: WallMicros, round: &mut Round, out: &mut Vec<Output>) -> bool {
         round.running = round.queue.drain(..).collect();
         round.losses = 0;
+        round.course = Course::default();
         round.has_work() && self.begin(now, round, out)
     }
 
@@ -59,60 +60,65 @@ impl Proposer {
             return true;
         };
         if round.kind == Kind::Read {
-            return self.begin_read(now, round, out);
+            return self.begin_read(now, round, &configuration, out);
         }
-        let head_start = self.warm(&round.key, &configuration).or_else(|| self.granted(&round.key, round.slot));
-        match head_start {
-            Some(Warm { ballot, accepted, .. }) => {
+        match self.head_start(round, &configuration) {
+            Some((Warm { ballot, accepted, .. }, began)) => {
                 let floor = self.slots.get(&round.slot).map_or(0, |known| known.floor);
-                self.propose(now, round, Base { ballot, accepted, is_confirmed: false, floor }, out)
+                self.propose(now, round, &configuration, Base { ballot, accepted, is_confirmed: false, floor, began }, out)
             }
-            None => self.prepare(round, out),
+            None => self.prepare(round, &configuration, out),
         }
     }
 
-    /// A promise that the quorum gave with the last write, in this phase (Q8). Used once.
-    fn warm(&mut self, key: &KeyName, configuration: &Configuration) -> Option<Warm> {
-        self.warm.take(key).filter(|warm| warm.phase == configuration.phase)
+    /// What spares the first round trip: a promise that the quorum gave with the last write, in this phase (Q8), used once; or the slot's (Q18).
+    fn head_start(&mut self, round: &Round, configuration: &Configuration) -> Option<(Warm, Began)> {
+        let phase = configuration.phase;
+        if let Some(warm) = self.warm.take(&round.key).filter(|warm| warm.phase == phase) {
+            return Some((warm, Began::Warm));
+        }
+        self.granted(&round.key, round.slot, phase).map(|warm| (warm, Began::Granted))
     }
 
-    fn prepare(&mut self, round: &mut Round, out: &mut Vec<Output>) -> bool {
+    fn prepare(&mut self, round: &mut Round, configuration: &Configuration, out: &mut Vec<Output>) -> bool {
         let ballot = self.fresh_ballot();
         round.enter(Stage::Preparing { ballot, floor: 0, views: Views::default() });
-        self.ask_all(round, &Ask::Prepare { key: round.key.clone(), ballot }, out)
+        round.trip(Began::Prepared);
+        self.ask_all(configuration, round, &Ask::Prepare { key: round.key.clone(), ballot }, out)
     }
 
     /// An acceptor has said yes.
     pub(super) fn told(&mut self, now: WallMicros, round: &mut Round, from: Member, told: Told, out: &mut Vec<Output>) -> bool {
+        let Some(configuration) = self.configuration(round.slot) else { return true };
+        let from = configuration.vote_of(from);
+        if from == Votes::NOBODY {
+            return true;
+        }
         match told {
-            Told::Promised { accepted, floor } => self.promised(now, round, from, accepted, floor, out),
-            Told::Accepted { promised_next } if round.kind == Kind::Write => self.accepted(now, round, from, promised_next, out),
-            Told::Accepted { .. } => self.written_back(round, from, out),
-            Told::Shown { state, .. } => self.shown(round, from, state.accepted, out),
+            Told::Promised { accepted, floor } => {
+                let Stage::Preparing { floor: highest, views, .. } = &mut round.stage else { return true };
+                *highest = floor.max(*highest);
+                views.add(from, accepted);
+                self.promised(now, round, &configuration, out)
+            }
+            Told::Accepted { promised_next } if round.kind == Kind::Write => {
+                self.accepted(now, round, &configuration, (from, promised_next), out)
+            }
+            Told::Accepted { .. } => self.written_back(&configuration, round, from, out),
+            Told::Shown { state, .. } => self.shown(&configuration, round, from, state.accepted, out),
             Told::Page { .. } | Told::Done { .. } | Told::Refused(_) => true,
         }
     }
 
-    fn promised(
-        &mut self,
-        now: WallMicros,
-        round: &mut Round,
-        from: Member,
-        accepted: Option<Accepted>,
-        seen_floor: u64,
-        out: &mut Vec<Output>,
-    ) -> bool {
-        let Some(configuration) = self.configuration(round.slot) else { return true };
-        let Stage::Preparing { ballot, floor, views } = &mut round.stage else { return true };
-        *floor = seen_floor.max(*floor);
-        views.add(from, accepted);
-        if !views.is_quorum(&configuration) {
+    fn promised(&mut self, now: WallMicros, round: &mut Round, configuration: &Configuration, out: &mut Vec<Output>) -> bool {
+        let Stage::Preparing { ballot, floor, views } = &round.stage else { return true };
+        if !views.is_quorum(configuration) {
             return true;
         }
-        let is_confirmed = views.is_confirmed(&configuration);
-        let base = Base { ballot: *ballot, accepted: views.best().cloned(), is_confirmed, floor: *floor };
+        let (accepted, is_confirmed) = (views.best().cloned(), views.is_confirmed(configuration));
+        let base = Base { ballot: *ballot, accepted, is_confirmed, floor: *floor, began: Began::Prepared };
         self.note_floor(round.slot, base.floor);
-        self.propose(now, round, base, out)
+        self.propose(now, round, configuration, base, out)
     }
 
     /// Q7: applies what is wished for and proposes the result. Where nothing changes the wishes were reads, and are answered once the register is
@@ -121,55 +127,61 @@ impl Proposer {
     /// A refusal of what may have been tried before is confirmed by proposing alone. An accept of the earlier try may linger at an acceptor that is
     /// not in this quorum; a later round could find and choose it, and the write would be applied after it was refused. What is
     /// proposed now goes before it.
-    fn propose(&mut self, now: WallMicros, round: &mut Round, base: Base, out: &mut Vec<Output>) -> bool {
+    fn propose(&mut self, now: WallMicros, round: &mut Round, configuration: &Configuration, base: Base, out: &mut Vec<Output>) -> bool {
         let setting = Setting { ballot: base.ballot, floor: base.floor, now, bounds: self.options.bounds, mutation: self.options.mutation };
-        let (changed, ends, lingers) = apply(&round.running, base.accepted.as_ref(), &setting);
-        let as_it_is = match &base.accepted {
-            Some(accepted) if lingers || !base.is_confirmed => Some(accepted.clone()),
-            None if lingers => Some(Accepted {
-                ballot: base.ballot,
-                envelope: Arc::new(Envelope { revision: Revision(base.ballot.counter), ..unborn(base.floor) }),
-            }),
+        let known = base.accepted.as_ref().map(|accepted| &accepted.envelope);
+        let Applied { changed, ends, lingers } = apply(&round.running, known, &setting);
+        let as_it_is = match known {
+            Some(envelope) if lingers || !base.is_confirmed => Some(Arc::clone(envelope)),
+            None if lingers => Some(Arc::new(Envelope { revision: Revision(base.ballot.counter), ..unborn(base.floor) })),
             _ => None,
         };
-        let phase = self.configuration(round.slot).map(|configuration| configuration.phase);
         match changed.or(as_it_is) {
-            Some(record) => self.propose_record(round, Accepted { ballot: base.ballot, ..record }, ends, out),
+            Some(envelope) => {
+                let proposal = Proposal { record: Accepted { ballot: base.ballot, envelope }, began: base.began, ends };
+                self.propose_record(round, configuration, proposal, out)
+            }
             // What a promise in advance knows of an absent key cannot be proposed again: ask.
-            None if !base.is_confirmed => self.prepare(round, out),
+            None if !base.is_confirmed => self.prepare(round, configuration, out),
             None => {
-                if let Some(phase) = phase {
-                    self.warm.insert(round.key.clone(), Warm { phase, ballot: base.ballot, accepted: base.accepted });
-                }
+                let warm = Warm { phase: configuration.phase, ballot: base.ballot, accepted: base.accepted };
+                self.warm.insert(round.key.clone(), warm);
                 self.end(now, round, ends, out)
             }
         }
     }
 
-    fn propose_record(&mut self, round: &mut Round, record: Accepted, ends: Vec<End>, out: &mut Vec<Output>) -> bool {
+    fn propose_record(&mut self, round: &mut Round, configuration: &Configuration, proposal: Proposal, out: &mut Vec<Output>) -> bool {
+        let Proposal { record, began, ends } = proposal;
         self.seen = self.seen.max(record.ballot.counter).max(record.envelope.revision.0);
         let next = self.fresh_ballot();
-        let ask = Ask::accept(round.key.clone(), record.ballot, Arc::clone(&record.envelope), Some(next));
-        let (acknowledged, promised_next) = (BTreeSet::new(), BTreeSet::new());
-        round.enter(Stage::Accepting { record, next, acknowledged, promised_next, ends });
+        let ask = Ask::Accept { key: round.key.clone(), record: record.clone(), next: Some(next) };
+        round.enter(Stage::Accepting { record, next, acknowledged: Votes::NOBODY, promised_next: Votes::NOBODY, ends });
+        round.trip(began);
         if !self.breaks(Mutation::ForgetAccepts) {
             round.mark_left();
         }
-        self.ask_all(round, &ask, out)
+        self.ask_all(configuration, round, &ask, out)
     }
 
-    fn accepted(&mut self, now: WallMicros, round: &mut Round, from: Member, promised: bool, out: &mut Vec<Output>) -> bool {
-        let Some(configuration) = self.configuration(round.slot) else { return true };
+    fn accepted(
+        &mut self,
+        now: WallMicros,
+        round: &mut Round,
+        configuration: &Configuration,
+        (from, has_promised): (Votes, bool),
+        out: &mut Vec<Output>,
+    ) -> bool {
         let Stage::Accepting { record, next, acknowledged, promised_next, ends } = &mut round.stage else { return true };
-        acknowledged.insert(from);
-        if promised {
-            promised_next.insert(from);
+        *acknowledged |= from;
+        if has_promised {
+            *promised_next |= from;
         }
-        if !configuration.is_quorum(acknowledged) {
+        if !configuration.is_quorum(*acknowledged) {
             return true;
         }
         // Chosen. With `next` promised by a quorum too, the next write of this key skips its first round trip (Q8).
-        if round.refused.is_empty() && configuration.is_quorum(promised_next) {
+        if round.refused == Votes::NOBODY && configuration.is_quorum(*promised_next) {
             let warm = Warm { phase: configuration.phase, ballot: *next, accepted: Some(record.clone()) };
             self.warm.insert(round.key.clone(), warm);
         }
@@ -178,8 +190,8 @@ impl Proposer {
     }
 
     fn end(&mut self, now: WallMicros, round: &mut Round, ends: Vec<End>, out: &mut Vec<Output>) -> bool {
-        for End { operation, result } in ends {
-            self.done(operation, result, out);
+        for End { operation, before, result } in ends {
+            self.done(operation, result, before.then(round.course), out);
         }
         round.running.clear();
         self.go_on(now, round, out)
@@ -195,11 +207,12 @@ impl Proposer {
             self.watch(round, out);
             return true;
         }
-        if round.has_answered(from) {
+        let vote = configuration.vote_of(from);
+        if round.has_answered(vote) {
             return true;
         }
-        round.refused.insert(from);
-        if configuration.can_do_without(&round.refused) {
+        round.refused |= vote;
+        if configuration.can_do_without(round.refused) {
             let micros = self.options.round_trip_micros.saturating_mul(2).min(self.options.step_micros);
             out.push(Output::After { micros, timer: Timer::Step(round.tag()) });
             return true;
@@ -225,7 +238,7 @@ impl Proposer {
         }
         let (stay, go): (Vec<_>, Vec<_>) = round.running.drain(..).partition(|running| running.wish.handed_over);
         round.running = stay;
-        for Running { operation, mut wish } in go {
+        for Running { operation, mut wish, .. } in go {
             self.operations.remove(&operation);
             wish.handed_over = true;
             out.push(Output::HandOver { operation, to, wish });
@@ -237,10 +250,8 @@ impl Proposer {
     }
 
     /// Asks everybody who counts: a dead replica costs nothing while a quorum answers.
-    pub(super) fn ask_all(&self, round: &Round, ask: &Ask, out: &mut Vec<Output>) -> bool {
-        if let Some(configuration) = self.configuration(round.slot) {
-            self.send(round, configuration.members(), ask, out);
-        }
+    pub(super) fn ask_all(&self, configuration: &Configuration, round: &Round, ask: &Ask, out: &mut Vec<Output>) -> bool {
+        Self::send(configuration, round, configuration.everybody(), ask, out);
         self.watch(round, out);
         true
     }
@@ -249,28 +260,45 @@ impl Proposer {
         out.push(Output::After { micros: self.options.step_micros, timer: Timer::Step(round.tag()) });
     }
 
-    fn note_floor(&mut self, slot: Slot, floor: u64) {
+    /// A floor was seen: ballots must exceed it (Q2, Q18c), and one at or above the slot's ballot ends the grants (Q18g).
+    pub(super) fn note_floor(&mut self, slot: Slot, floor: u64) {
         self.seen = self.seen.max(floor);
-        if let Some(known) = self.slots.get_mut(&slot) {
-            known.note_floor(floor);
+        if let Some(known) = self.slots.get_mut(&slot)
+            && known.floor < floor
+        {
+            known.floor = floor;
+            known.slot_seen = known.slot_seen.max(floor);
+            self.grants.end_at_floor(slot, floor);
         }
     }
 }
 
-/// The register after all wishes, if any of them changes it, how each ends once it is chosen or confirmed, and whether one is refused of which an
-/// earlier accept may linger.
-fn apply(running: &[Running], accepted: Option<&Accepted>, setting: &Setting) -> (Option<Accepted>, Vec<End>, bool) {
-    let mut changed: Option<Accepted> = None;
-    let (mut ends, mut lingers) = (Vec::new(), false);
-    for Running { operation, wish } in running {
-        let current = changed.as_ref().or(accepted);
+/// What is proposed, how its round came to it, and how its wishes end once it is chosen.
+struct Proposal {
+    record: Accepted,
+    began: Began,
+    ends: Vec<End>,
+}
+
+/// What became of a round's wishes.
+struct Applied {
+    /// The register after all of them, if any changed it.
+    changed: Option<Arc<Envelope>>,
+    /// How each ends once that is chosen, or the register is confirmed as it is.
+    ends: Vec<End>,
+    /// Whether one is refused of which an earlier accept may linger.
+    lingers: bool,
+}
+
+fn apply(running: &[Running], known: Option<&Arc<Envelope>>, setting: &Setting) -> Applied {
+    let mut register = known.map(Arc::clone);
+    let (mut ends, mut is_changed, mut lingers) = (Vec::with_capacity(running.len()), false, false);
+    for Running { operation, wish, before } in running {
         let result = match &wish.want {
-            Want::Read | Want::ReadForUpdate => Ok(read_outcome(current)),
+            Want::Read | Want::ReadForUpdate => Ok(read_outcome(register.as_ref())),
             Want::Change(change) => {
-                let (envelope, verdict) = decide(current.map(|current| &*current.envelope), change, setting);
-                if let Some(envelope) = envelope {
-                    changed = Some(Accepted { ballot: setting.ballot, envelope: Arc::new(envelope) });
-                }
+                let (verdict, changes) = decide(&mut register, change, setting);
+                is_changed |= changes;
                 let is_refused = !matches!(verdict, Verdict::Applied { .. });
                 lingers |= is_refused && wish.may_linger() && setting.mutation != Some(Mutation::ConfirmByReading);
                 match verdict {
@@ -280,7 +308,7 @@ fn apply(running: &[Running], accepted: Option<&Accepted>, setting: &Setting) ->
                 }
             }
         };
-        ends.push(End { operation: *operation, result });
+        ends.push(End { operation: *operation, before: *before, result });
     }
-    (changed, ends, lingers)
+    Applied { changed: register.filter(|_| is_changed), ends, lingers }
 }

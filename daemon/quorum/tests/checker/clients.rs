@@ -170,10 +170,12 @@ impl World {
 
     fn some_change(&mut self, client: usize, key: &KeyName) -> Change {
         let now = WallMicros(1_000_000 + self.now);
-        let id = RequestId { nonce: u128::from(self.rng.next()), until: WallMicros(now.0 + WINDOW) };
+        let id = RequestId { nonce: u128::from(self.rng.next()), print: 0, until: WallMicros(now.0 + WINDOW) };
         let seen = self.clients.clients[client].seen.get(key).copied();
         let expect = match (self.rng.below(10), seen) {
-            (0..4, Some(revision)) => Expect::Revision(revision),
+            (0..2, Some(revision)) => Expect::Revision(revision),
+            (2, Some(revision)) => Expect::AnyOf(vec![Revision(0), revision]),
+            (3, Some(revision)) => Expect::NoneOf(vec![revision, Revision(0)]),
             (4, _) => Expect::Absent,
             (5, _) => Expect::Present,
             _ => Expect::Anything,
@@ -190,7 +192,12 @@ impl World {
 
     fn fresh_value(&mut self) -> Value {
         self.clients.next_value += 1;
-        Value { bytes: Bytes::copy_from_slice(&self.clients.next_value.to_be_bytes()), content_type: None, expires: None }
+        Value {
+            bytes: Bytes::copy_from_slice(&self.clients.next_value.to_be_bytes()),
+            content_type: None,
+            expires: None,
+            written: WallMicros(0),
+        }
     }
 
     /// A try has ended.

@@ -2,166 +2,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use isochrone_ident::{StoreId, WallMicros};
+use isochrone_ident::StoreId;
 use isochrone_quorum::{
-    Accepted, Acceptor, Act, Answer, Ask, Ballot, Bounds, Change, CollectOutput, Collector, CollectorOptions, Configuration, Content,
-    Envelope, Expect, Failure, Member, MoveOutput, Mover, MoverOptions, Mutation, OperationId, Outcome, Output, Proposer, ProposerOptions,
-    Request, RequestId, Revision, TableHash, Tag, Timer, Told, Value, Verdict, Want, Why, Wish,
+    Answer, Ask, Ballot, Content, Expect, Failure, MoveOutput, Mover, MoverOptions, Mutation, OperationId, Outcome, Output, Request, Tag,
+    Told, Verdict, Want, Why, Wish,
 };
 
-use crate::node::{Disk, Reply, acceptor_of, member_of, proposer_of};
-use crate::world::{key, slot};
-
-const NOW: WallMicros = WallMicros(1_000_000);
-
-/// Five acceptors that sync at once, and messages that go where a test sends them.
-struct Bench {
-    nodes: Vec<(Disk, Acceptor<Reply>)>,
-    configuration: Arc<Configuration>,
-    mutation: Option<Mutation>,
-    operations: u64,
-}
-
-fn member(index: usize) -> Member {
-    member_of(index, StoreId(index as u128 + 1))
-}
-
-fn ballot(counter: u64, index: usize) -> Ballot {
-    let proposer = isochrone_quorum::ProposerId { node: crate::node::node_id(index), incarnation: isochrone_ident::Incarnation(1) };
-    Ballot { counter, proposer }
-}
-
-fn record(ballot: Ballot, content: Content) -> Accepted {
-    let revision = Revision(ballot.counter);
-    let (fences, ring) = (std::collections::BTreeMap::new(), Vec::new());
-    Accepted { ballot, envelope: Arc::new(Envelope { revision, content, fences, floor: 0, ring, intent: None }) }
-}
-
-fn live(number: u8) -> Content {
-    Content::Live(value(number))
-}
-
-fn value(number: u8) -> Value {
-    Value { bytes: Bytes::copy_from_slice(&u64::from(number).to_be_bytes()), content_type: None, expires: None }
-}
-
-fn put(number: u8, expect: Expect) -> Want {
-    let id = RequestId { nonce: u128::from(number), until: WallMicros(NOW.0 + 400) };
-    Want::Change(Change { id, expect, fence: None, act: Act::Put(value(number)) })
-}
-
-fn accept(record: &Accepted, next: Option<Ballot>) -> Ask {
-    Ask::Accept { key: key(0), record: record.clone(), next }
-}
-
-fn prepare(ballot: Ballot) -> Ask {
-    Ask::Prepare { key: key(0), ballot }
-}
-
-fn is_refused(told: &Told, why: Why) -> bool {
-    matches!(told, Told::Refused(nack) if nack.why == why)
-}
-
-impl Bench {
-    fn new(mutation: Option<Mutation>) -> Self {
-        let nodes = (0..5).map(|index| (Disk::default(), acceptor_of(member(index), mutation))).collect();
-        let configuration = Arc::new(Configuration::first(slot(), TableHash(1), (0..3).map(member)));
-        Self { nodes, configuration, mutation, operations: 0 }
-    }
-
-    fn ask(&mut self, index: usize, ask: Ask) -> Told {
-        let request = Request { scope: self.configuration.scope(), tag: Tag { round: 0, step: 0 }, ask };
-        self.request(index, request).told
-    }
-
-    fn request(&mut self, index: usize, request: Request) -> Answer {
-        let (disk, acceptor) = &mut self.nodes[index];
-        let effects = acceptor.take(disk, Some(&self.configuration), (0, 0), request);
-        effects.rows.into_iter().for_each(|row| disk.apply(row));
-        let synced = effects.place.map(|place| acceptor.synced(place)).unwrap_or_default();
-        let mut answers = effects.answers.into_iter().chain(synced).map(|(_, answer)| answer);
-        answers.next().expect("an answer")
-    }
-
-    fn crash(&mut self, index: usize) {
-        self.nodes[index].1 = acceptor_of(member(index), self.mutation);
-    }
-
-    fn move_to(&mut self, members: [usize; 3]) {
-        let joint = self.configuration.begin(TableHash(self.configuration.table.0 + 1), members.map(member)).expect("STABLE");
-        self.configuration = Arc::new(joint);
-    }
-
-    fn moved(&mut self) {
-        self.configuration = Arc::new(self.configuration.complete().expect("JOINT"));
-    }
-
-    fn proposer(&self, index: usize, life: u64) -> Proposer {
-        let bounds = Bounds { ring: 8, fences: 4, window_micros: 1_000, skew_micros: 10 };
-        let options = ProposerOptions { bounds, hand_over_after: 0, mutation: self.mutation, ..Default::default() };
-        let mut proposer = proposer_of(index, life, options, 7);
-        proposer.configure(NOW, Arc::clone(&self.configuration));
-        proposer
-    }
-
-    fn submit(&mut self, proposer: &mut Proposer, wish: impl Into<Wish>) -> Vec<Output> {
-        self.operations += 1;
-        proposer.submit(NOW, OperationId(self.operations), slot(), key(0), wish.into())
-    }
-
-    /// Delivers requests to those acceptors alone, and their answers, until nothing is left to deliver; what else came out.
-    fn deliver(&mut self, proposer: &mut Proposer, mut outputs: Vec<Output>, to: &[usize]) -> Vec<Output> {
-        let mut rest = Vec::new();
-        while !outputs.is_empty() {
-            let mut more = Vec::new();
-            for output in outputs {
-                match output {
-                    Output::Send { to: whom, request } => {
-                        let index = (whom.node.0 - 1) as usize;
-                        if to.contains(&index) {
-                            let answer = self.request(index, request);
-                            more.extend(proposer.answer(NOW, answer));
-                        }
-                    }
-                    other => rest.push(other),
-                }
-            }
-            outputs = more;
-        }
-        rest
-    }
-
-    fn run(&mut self, proposer: &mut Proposer, wish: impl Into<Wish>, to: &[usize]) -> Option<Result<Outcome, Failure>> {
-        let outputs = self.submit(proposer, wish);
-        let rest = self.deliver(proposer, outputs, to);
-        rest.into_iter().find_map(|output| if let Output::Done { result, .. } = output { Some(result) } else { None })
-    }
-}
-
-/// The value that a read through those acceptors finds.
-fn read(bench: &mut Bench, to: &[usize]) -> Option<Content> {
-    let mut reader = bench.proposer(4, 9);
-    match bench.run(&mut reader, Want::Read, to) {
-        Some(Ok(Outcome::Read(envelope))) => envelope.map(|envelope| envelope.content.clone()),
-        other => panic!("a read gives {other:?}"),
-    }
-}
-
-fn is_accept(outputs: &[Output]) -> bool {
-    outputs.iter().any(|output| matches!(output, Output::Send { request, .. } if matches!(request.ask, Ask::Accept { .. })))
-}
-
-fn timer_of(outputs: &[Output]) -> Timer {
-    let timer = outputs.iter().rev().find_map(|output| if let Output::After { timer, .. } = output { Some(*timer) } else { None });
-    timer.expect("a step has a timer")
-}
-
-/// Holds with every rule in force, and does not without this one.
-fn needs(mutation: Mutation, holds: fn(&mut Bench) -> bool) {
-    assert!(holds(&mut Bench::new(None)), "it does not hold with {mutation:?} kept");
-    assert!(!holds(&mut Bench::new(Some(mutation))), "{mutation:?} is not missed");
-}
+use crate::bench::{
+    Bench, NOW, accept, ballot, collect, is_accept, is_refused, live, member, needs, owner, prepare, put, read, record, timer_of,
+};
+use crate::node::{Disk, acceptor_of, member_of};
+use crate::world::key;
 
 #[test]
 fn q3_a_promise_survives_a_crash() {
@@ -175,7 +26,7 @@ fn q3_a_promise_survives_a_crash() {
 #[test]
 fn q4_a_message_of_a_past_phase_is_refused() {
     needs(Mutation::NoPhaseCheck, |bench| {
-        let late = Request { scope: bench.configuration.scope(), tag: Tag { round: 0, step: 0 }, ask: prepare(ballot(2, 1)) };
+        let late = Request { scope: bench.configuration.scope(), tag: Tag::default(), ask: prepare(ballot(2, 1)) };
         bench.move_to([1, 2, 3]);
         bench.ask(1, Ask::Seal);
         is_refused(&bench.request(1, late).told, Why::Phase)
@@ -250,29 +101,6 @@ fn q7_a_refused_request_that_was_tried_before_is_not_applied_later() {
         let found = bench.settle(&mut next);
         !matches!(found, Some(Content::Live(_)))
     });
-}
-
-impl Bench {
-    fn sent(&mut self, output: Output) -> Answer {
-        let Output::Send { to, request } = output else { panic!("{output:?}") };
-        self.request((to.node.0 - 1) as usize, request)
-    }
-
-    /// Reads for update through the first two acceptors until that ends.
-    fn settle(&mut self, proposer: &mut Proposer) -> Option<Content> {
-        let mut outputs = self.submit(proposer, Want::ReadForUpdate);
-        for _ in 0..8 {
-            let rest = self.deliver(proposer, outputs, &[0, 1]);
-            for output in &rest {
-                if let Output::Done { result: Ok(Outcome::Read(envelope)), .. } = output {
-                    return envelope.as_ref().map(|envelope| envelope.content.clone());
-                }
-            }
-            let timer = timer_of(&rest);
-            outputs = proposer.timer(NOW, timer);
-        }
-        panic!("a round that nobody disturbs ends")
-    }
 }
 
 #[test]
@@ -376,32 +204,6 @@ fn q14_d_an_unconfirmed_maximum_is_identified_and_not_copied() {
     assert!(done.contains(&MoveOutput::Identify(key(0))) && !done.contains(&MoveOutput::Certified), "{done:?}");
 }
 
-/// Drives a collector over the acceptors in `to`; how it ended, if it did.
-fn collect(bench: &mut Bench, to: &[usize]) -> Option<usize> {
-    let bounds = Bounds { skew_micros: 10, ..Bounds::default() };
-    let options = CollectorOptions { bounds, mutation: bench.mutation, ..Default::default() };
-    let mut collector = Collector::new(1, options, Arc::clone(&bench.configuration), vec![key(0)], WallMicros(NOW.0 + 10_000));
-    let mut outputs = collector.start();
-    while !outputs.is_empty() {
-        let mut more = Vec::new();
-        for output in outputs {
-            match output {
-                CollectOutput::Send { to: whom, request } => {
-                    let index = (whom.node.0 - 1) as usize;
-                    if to.contains(&index) {
-                        let answer = bench.request(index, request);
-                        more.extend(collector.answer(answer));
-                    }
-                }
-                CollectOutput::Ended { forgotten, .. } => return Some(forgotten),
-                CollectOutput::After { .. } => {}
-            }
-        }
-        outputs = more;
-    }
-    None
-}
-
 #[test]
 fn q16_a_tombstone_that_all_show_is_forgotten_and_leaves_the_floor_behind() {
     let mut bench = Bench::new(None);
@@ -444,15 +246,6 @@ fn q16_d_a_tombstone_with_a_promise_above_the_floor_is_not_erased() {
         bench.ask(0, Ask::Erase { key: key(0), ballot: tombstone.ballot, floor: 9 });
         is_refused(&bench.ask(0, prepare(ballot(10, 2))), Why::Promised)
     });
-}
-
-/// A proposer that holds a grant of the slot.
-fn owner(bench: &mut Bench) -> Proposer {
-    let mut owner = bench.proposer(0, 1);
-    let outputs = owner.acquire(slot());
-    bench.deliver(&mut owner, outputs, &[0, 1, 2]);
-    assert!(owner.holds(slot()));
-    owner
 }
 
 #[test]

@@ -158,10 +158,15 @@ fn written(change: &Change, demands: Demand, ended: &Ended) -> linear::Act {
 }
 
 fn demand(change: &Change, revisions: &Revisions) -> Demand {
-    match change.expect {
+    let value = |revision: &Revision| revisions.get(revision).copied().flatten().unwrap_or(0);
+    // No revision is 0: a list holds that and the one that is meant.
+    let listed = |listed: &[Revision]| listed.iter().map(value).max().unwrap_or(0);
+    match &change.expect {
         Expect::Anything => Demand::Anything,
         Expect::Absent => Demand::Absent,
         Expect::Present => Demand::Present,
-        Expect::Revision(revision) => Demand::Value(revisions.get(&revision).copied().flatten().unwrap_or(0)),
+        Expect::Revision(revision) => Demand::Value(value(revision)),
+        Expect::AnyOf(revisions) => Demand::Value(listed(revisions)),
+        Expect::NoneOf(revisions) => Demand::NotValue(listed(revisions)),
     }
 }

@@ -26,6 +26,8 @@ pub(crate) enum Demand {
     Present,
     /// Exactly this value; 0 when it is one that nobody knows.
     Value(ValueId),
+    /// Anything but this value.
+    NotValue(ValueId),
 }
 
 /// One operation: when it was asked and answered, `u64::MAX` when it never was, so that it may have happened at any later time or never.
@@ -43,6 +45,7 @@ impl Demand {
             Self::Absent => now.is_none(),
             Self::Present => now.is_some(),
             Self::Value(value) => now == Some(value),
+            Self::NotValue(value) => now != Some(value),
         }
     }
 }

@@ -6,11 +6,14 @@
 //!
 //! `ISOCHRONE_QUORUM_SEEDS=0..5000000 cargo test --release -p isochrone-quorum --test checker random_histories` runs others than the usual seeds.
 
+mod bench;
 mod clients;
 mod directed;
+mod disk;
 mod history;
 mod linear;
 mod node;
+mod requests;
 mod world;
 
 use std::ops::Range;

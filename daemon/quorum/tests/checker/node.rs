@@ -41,10 +41,10 @@ impl View for Disk {
         self.keys.get(key).cloned()
     }
 
-    fn keys(&self, _: Slot, after: Option<&KeyName>, max: usize) -> Vec<(KeyName, KeyState)> {
+    fn walk(&self, _: Slot, after: Option<&KeyName>, visit: &mut dyn FnMut(KeyName, KeyState) -> bool) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let rows = self.keys.range::<KeyName, _>((from, Bound::Unbounded)).take(max);
-        rows.map(|(key, state)| (key.clone(), state.clone())).collect()
+        let mut rows = self.keys.range::<KeyName, _>((from, Bound::Unbounded));
+        while rows.next().is_some_and(|(key, state)| visit(key.clone(), state.clone())) {}
     }
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Node {
 const PAGE_KEYS: usize = 2;
 
 pub(crate) fn acceptor_of(member: Member, mutation: Option<Mutation>) -> Acceptor<Reply> {
-    Acceptor::new(member, AcceptorOptions { page_keys: PAGE_KEYS, mutation })
+    Acceptor::new(member, AcceptorOptions { page_keys: PAGE_KEYS, mutation, ..AcceptorOptions::default() })
 }
 
 pub(crate) fn proposer_of(index: usize, boot: u64, options: ProposerOptions, seed: u64) -> Proposer {

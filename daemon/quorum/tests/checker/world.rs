@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use isochrone_ident::{Key, Namespace, Slot, StoreId, WallMicros};
 use isochrone_quorum::{
-    Answer, Bounds, CollectOutput, Collector, CollectorOptions, Configuration, Effects, KeyName, Left, Member, MoveOutput, Mover,
+    Answer, Asker, Bounds, CollectOutput, Collector, CollectorOptions, Configuration, Effects, KeyName, Left, Member, MoveOutput, Mover,
     MoverOptions, Mutation, OperationId, Outcome, Output, Place, ProposerOptions, Request, Row, TableHash, Timer, Want, Wish,
 };
 
@@ -19,9 +19,6 @@ const WIDTH: usize = 3;
 const SKEW: u64 = 8;
 pub(crate) const WINDOW: u64 = 500;
 pub(crate) const DEADLINE: u64 = 300;
-/// Rounds of drivers, told apart from those of proposers.
-const MOVER: u64 = 1 << 62;
-const COLLECTOR: u64 = 1 << 63;
 
 /// `SplitMix64`, as everything here is drawn from one seed.
 pub(crate) struct Rng(u64);
@@ -372,16 +369,19 @@ impl World {
             return;
         }
         let now = self.wall(node);
-        let round = answer.tag.round;
-        if round >= COLLECTOR {
-            let out = self.nodes[node].collector.as_mut().map(|collector| collector.answer(answer)).unwrap_or_default();
-            self.collect_outputs(node, out);
-        } else if round >= MOVER {
-            let out = self.nodes[node].mover.as_mut().map(|mover| mover.answer(answer)).unwrap_or_default();
-            self.move_outputs(node, out);
-        } else {
-            let out = self.nodes[node].proposer.answer(now, answer);
-            self.outputs(node, out);
+        match answer.tag.asker() {
+            Asker::Collector => {
+                let out = self.nodes[node].collector.as_mut().map(|collector| collector.answer(answer)).unwrap_or_default();
+                self.collect_outputs(node, out);
+            }
+            Asker::Mover => {
+                let out = self.nodes[node].mover.as_mut().map(|mover| mover.answer(answer)).unwrap_or_default();
+                self.move_outputs(node, out);
+            }
+            Asker::Proposer => {
+                let out = self.nodes[node].proposer.answer(now, answer);
+                self.outputs(node, out);
+            }
         }
     }
 
@@ -391,7 +391,7 @@ impl World {
             match output {
                 Output::Send { to, request } => self.carry(|| Event::Request { to, reply, request: request.clone() }),
                 Output::After { micros, timer } => self.at(self.now + micros, Event::Timer { node, boot: reply.1, timer }),
-                Output::Done { operation, result } => match self.identifying.remove(&operation) {
+                Output::Done { operation, result, .. } => match self.identifying.remove(&operation) {
                     Some((node, key)) => self.identified(node, &key, result.is_ok()),
                     None => self.client_told(operation, result),
                 },
@@ -561,7 +561,7 @@ impl World {
             self.learn(node);
             self.drivers += 1;
             let options = MoverOptions { window: 2, resend_micros: 90, mutation: self.mutation };
-            let mut mover = Mover::new(MOVER + self.drivers, options, Arc::clone(&self.council));
+            let mut mover = Mover::new(self.drivers, options, Arc::clone(&self.council));
             let out = mover.start();
             self.nodes[node].mover = Some(mover);
             self.move_outputs(node, out);
@@ -610,7 +610,7 @@ impl World {
         let options = CollectorOptions { bounds, resend_micros: 60, resends: 4, mutation: self.mutation };
         let keys = (0..self.clients.keys()).map(key).filter(|_| self.rng.chance(700)).collect();
         let now = self.wall(node);
-        let mut collector = Collector::new(COLLECTOR + self.drivers, options, Arc::clone(&self.nodes[node].known), keys, now);
+        let mut collector = Collector::new(self.drivers, options, Arc::clone(&self.nodes[node].known), keys, now);
         let out = collector.start();
         self.nodes[node].collector = Some(collector);
         self.collect_outputs(node, out);
