@@ -219,6 +219,24 @@ pub enum Why {
     Changed,
 }
 
+impl Ask {
+    /// Whether it leaves the acceptor's store as it is, but for a phase that it may make it adopt (Q4).
+    #[must_use]
+    pub const fn is_read_only(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::List { .. } | Self::SlotPrepare { after: Some(_), .. })
+    }
+
+    /// The key that it is about; `None` when about the slot.
+    #[must_use]
+    pub const fn key(&self) -> Option<&KeyName> {
+        match self {
+            Self::Prepare { key, .. } | Self::Accept { key, .. } | Self::Read { key } | Self::Erase { key, .. } => Some(key),
+            Self::Copy { key, .. } => key.as_ref(),
+            Self::SlotPrepare { .. } | Self::Seal | Self::List { .. } | Self::SetFloor { .. } => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

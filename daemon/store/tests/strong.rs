@@ -7,7 +7,7 @@ use std::time::Duration;
 use isochrone_ident::{NodeId, StoreId, WallMicros};
 use isochrone_quorum::{KeyName, Member, Place, Row, View};
 use isochrone_store::{Driver, Medium, OpenError, StrongOptions, StrongStore};
-use strong_support::{ME, World, ballot, live, name, promise, run, slot, slot_of, slot_state, tombstone};
+use strong_support::{ME, World, ballot, keys, live, name, promise, run, slot, slot_of, slot_state, tombstone};
 
 fn put(text: &str, counter: u64) -> Row {
     Row::Key(slot_of(text), name(text), live(counter, text.to_owned(), None))
@@ -198,7 +198,7 @@ fn q15_a_row_that_cannot_be_read_is_never_taken_for_an_absent_one() {
         });
     };
     damaged(|store| assert_eq!(store.key(slot_of("a"), &name("a")), None));
-    damaged(|store| assert_eq!(store.keys(slot_of("a"), None, 10), Vec::new()));
+    damaged(|store| assert_eq!(keys(&store, slot_of("a"), None, 10), Vec::new()));
     damaged(|store| drop(store.list(&name("a").namespace, b"", None, 10, &|_| true).expect_err("it can't be listed")));
 }
 
@@ -234,10 +234,10 @@ fn keys_of_a_slot_come_in_order_page_by_page() {
             texts.iter().map(|text| in_slot(text, slot(3))).chain([in_slot("k0", slot(2)), in_slot("k6", slot(4))]).collect(),
         );
         world.synced(1).await;
-        assert_eq!(names(&store.keys(slot(3), None, 2)), ["k1", "k2"]);
-        assert_eq!(names(&store.keys(slot(3), Some(&name("k2")), 2)), ["k3", "k4"]);
-        assert_eq!(names(&store.keys(slot(3), Some(&name("k4")), 2)), ["k5"]);
-        assert_eq!(names(&store.keys(slot(3), Some(&name("k5")), 2)), [""; 0]);
+        assert_eq!(names(&keys(&store, slot(3), None, 2)), ["k1", "k2"]);
+        assert_eq!(names(&keys(&store, slot(3), Some(&name("k2")), 2)), ["k3", "k4"]);
+        assert_eq!(names(&keys(&store, slot(3), Some(&name("k4")), 2)), ["k5"]);
+        assert_eq!(names(&keys(&store, slot(3), Some(&name("k5")), 2)), [""; 0]);
     });
 }
 
@@ -254,7 +254,7 @@ fn q14h_a_wiped_slot_is_empty_at_once_and_its_rows_go_in_pieces() {
         let back = Row::Key(slot(3), name("k7"), live(1, "back", Some(50)));
         store.write(Place(2), vec![Row::Wipe(slot(3)), back]);
         world.synced(2).await;
-        assert_eq!(names(&store.keys(slot(3), None, 10)), ["k7"]);
+        assert_eq!(names(&keys(&store, slot(3), None, 10)), ["k7"]);
         assert_eq!(store.key(slot(3), &name("k8")), None);
         assert_eq!((store.slot_totals(slot(3)).keys, store.stats().keys), (1, 1));
         assert!(store.stats().stale_keys > 500, "one transaction sweeps a bounded number");

@@ -8,7 +8,7 @@ use isochrone_ident::{Slot, WallMicros};
 use isochrone_quorum::{KeyName, KeyState, Place, Row, SlotState, View};
 use isochrone_store::{Expiring, StrongStore};
 use proptest::prelude::*;
-use strong_support::{World, live, name_in, promise, run, slot, slot_of, slot_state, tombstone};
+use strong_support::{World, keys, live, name_in, promise, run, slot, slot_of, slot_state, tombstone};
 
 /// What a strong store should hold.
 #[derive(Debug, Default)]
@@ -34,12 +34,12 @@ impl Model {
     fn check(&self, store: &StrongStore) {
         for number in 0..5 {
             let slot = slot(number);
-            let keys = self.of_slot(slot);
-            assert_eq!((store.slot(slot), store.keys(slot, None, 1000)), (self.slots.get(&slot).copied(), keys.clone()));
-            let dead: Vec<KeyName> = keys.iter().filter(|(_, state)| !is_live(state)).map(|(name, _)| name.clone()).collect();
+            let held = self.of_slot(slot);
+            assert_eq!((store.slot(slot), keys(store, slot, None, 1000)), (self.slots.get(&slot).copied(), held.clone()));
+            let dead: Vec<KeyName> = held.iter().filter(|(_, state)| !is_live(state)).map(|(name, _)| name.clone()).collect();
             let totals = store.slot_totals(slot);
-            assert_eq!((totals.keys, totals.dead), (keys.len() as u64, dead.len() as u64));
-            assert_eq!(totals.bytes == 0, keys.is_empty());
+            assert_eq!((totals.keys, totals.dead), (held.len() as u64, dead.len() as u64));
+            assert_eq!(totals.bytes == 0, held.is_empty());
             assert_eq!(store.dead(slot, dead.first(), 1000), Ok(dead.iter().skip(1).cloned().collect()));
             assert_eq!(store.dead(slot, None, 1000), Ok(dead));
         }

@@ -10,7 +10,7 @@ use isochrone_quorum::{KeyName, KeyState, Place, Row, SlotState, View};
 use isochrone_store::{StrongOptions, StrongStore};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use strong_support::{World, live, name, promise, run, slot, slot_of, slot_state, tombstone};
+use strong_support::{World, keys, live, name, promise, run, slot, slot_of, slot_state, tombstone};
 
 const CASES: u64 = 150;
 const KEYS: u64 = 16;
@@ -36,7 +36,7 @@ fn apply(held: &mut Held, row: &Row) {
 }
 
 fn held(store: &StrongStore) -> Held {
-    let keys = (0..5).flat_map(|number| store.keys(slot(number), None, 1000)).collect();
+    let keys = (0..5).flat_map(|number| keys(store, slot(number), None, 1000)).collect();
     (store.slots_held().into_iter().collect(), keys)
 }
 

@@ -16,7 +16,7 @@ use isochrone_ident::Slot;
 use rows::{PageBounds, Staged};
 pub use rows::{Place, Row, SlotState, View};
 
-use crate::{Answer, Ask, Configuration, KeyName, Member, Mutation, Nack, Phase, Request, Told, Why};
+use crate::{Answer, Configuration, Member, Mutation, Nack, Phase, Request, Told, Why};
 
 /// Bounds of an acceptor.
 #[derive(Debug, Clone, Copy)]
@@ -179,18 +179,6 @@ impl<T> Acceptor<T> {
 
     fn breaks(&self, mutation: Mutation) -> bool {
         self.options.mutation == Some(mutation)
-    }
-}
-
-impl Ask {
-    /// The key that it is about; `None` when about the slot.
-    #[must_use]
-    pub const fn key(&self) -> Option<&KeyName> {
-        match self {
-            Self::Prepare { key, .. } | Self::Accept { key, .. } | Self::Read { key } | Self::Erase { key, .. } => Some(key),
-            Self::Copy { key, .. } => key.as_ref(),
-            Self::SlotPrepare { .. } | Self::Seal | Self::List { .. } | Self::SetFloor { .. } => None,
-        }
     }
 }
 

@@ -56,7 +56,13 @@ impl Proposer {
     /// Whether a slot's keys are granted to this proposer.
     #[must_use]
     pub fn holds(&self, slot: Slot) -> bool {
-        self.grants.holds(slot)
+        self.grants.ballot(slot).is_some()
+    }
+
+    /// The counter of the slot's promise that grants its keys to this proposer: of two owners the one with the higher has it.
+    #[must_use]
+    pub fn grant_counter(&self, slot: Slot) -> Option<u64> {
+        self.grants.ballot(slot).map(|ballot| ballot.counter)
     }
 
     pub(super) fn stop_acquiring(&mut self, slot: Slot, out: &mut Vec<Output>) {
@@ -102,7 +108,7 @@ impl Proposer {
         let (slot, floor) = (acquiring.slot, known.floor);
         self.grants.insert(slot, acquiring.grant(configuration.phase));
         self.grants.end_at_floor(slot, floor);
-        end(acquiring, self.grants.holds(slot), out)
+        end(acquiring, self.holds(slot), out)
     }
 
     fn page_refused(&mut self, acquiring: &mut Acquiring, from: Member, nack: &Nack, out: &mut Vec<Output>) -> bool {

@@ -54,8 +54,9 @@ impl Grants {
         self.bytes
     }
 
-    pub(super) fn holds(&self, slot: Slot) -> bool {
-        self.slots.contains_key(&slot)
+    /// The slot's ballot under which its keys are granted.
+    pub(super) fn ballot(&self, slot: Slot) -> Option<Ballot> {
+        self.slots.get(&slot).map(|grant| grant.ballot)
     }
 
     pub(super) fn insert(&mut self, slot: Slot, grant: Grant) {

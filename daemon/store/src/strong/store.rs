@@ -141,19 +141,24 @@ impl StrongStore {
         })
     }
 
-    fn keys_in_tables(&self, slot: Slot, after: Option<&KeyName>, max: usize) -> Result<Vec<(KeyName, KeyState)>, Unread> {
+    /// Some keys of a slot, and whether there are no more.
+    fn keys_in_tables(&self, slot: Slot, after: Option<&KeyName>) -> Result<(Vec<(KeyName, KeyState)>, bool), Unread> {
         self.shared.gate.read(|snapshot| {
             let first = prefix(slot, snapshot.generation(slot));
-            let mut keys = Vec::new();
-            for row in snapshot.keys.range::<&[u8]>(rows_after(snapshot, slot, after).as_bounds())?.take(max) {
+            let (mut keys, mut bytes) = (Vec::new(), 0);
+            for row in snapshot.keys.range::<&[u8]>(rows_after(snapshot, slot, after).as_bounds())? {
                 let (row, sealed) = row?;
                 if !row.value().starts_with(&first) {
                     break;
                 }
+                if keys.len() == WALK_KEYS || bytes >= WALK_BYTES {
+                    return Ok((keys, false));
+                }
+                bytes += sealed.value().len();
                 let (_, _, name) = parse_key_row(row.value()).map_err(|_| corrupt(row.value()))?;
                 keys.push((name, state_in(row.value(), sealed.value())?));
             }
-            Ok(keys)
+            Ok((keys, true))
         })
     }
 
@@ -166,6 +171,10 @@ impl StrongStore {
         }
     }
 }
+
+/// What a walk over a slot reads at a time: so many keys, and no more once there are so many bytes.
+const WALK_KEYS: usize = 64;
+const WALK_BYTES: usize = 256 << 10;
 
 /// What is durable, over the last commit. What cannot be read is shown as absent *and* makes the store fail: see [`StrongStore::is_failed`].
 impl View for StrongStore {
@@ -192,11 +201,18 @@ impl View for StrongStore {
         found
     }
 
-    fn keys(&self, slot: Slot, after: Option<&KeyName>, max: usize) -> Vec<(KeyName, KeyState)> {
-        self.keys_in_tables(slot, after, max).unwrap_or_else(|unread| {
-            self.fail_to_read(&unread);
-            Vec::new()
-        })
+    fn walk(&self, slot: Slot, after: Option<&KeyName>, visit: &mut dyn FnMut(KeyName, KeyState) -> bool) {
+        let mut after = after.cloned();
+        loop {
+            let (keys, is_all) = match self.keys_in_tables(slot, after.as_ref()) {
+                Ok(found) => found,
+                Err(unread) => return self.fail_to_read(&unread),
+            };
+            after = keys.last().map(|(key, _)| key.clone());
+            if !keys.into_iter().all(|(key, state)| visit(key, state)) || is_all {
+                return;
+            }
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isochrone_ident::{Epoch, Incarnation, Key, Namespace, NodeId, Slot, StoreId, WallMicros};
-use isochrone_quorum::{Accepted, Ballot, Content, Envelope, KeyName, KeyState, Member, Phase, Place, ProposerId, Revision, SlotState};
+use isochrone_quorum::{
+    Accepted, Ballot, Content, Envelope, KeyName, KeyState, Member, Phase, Place, ProposerId, Revision, SlotState, View,
+};
 use isochrone_store::{Driver, Medium, SimDisk, StrongOptions, StrongStore};
 
 pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
@@ -88,7 +90,8 @@ fn accepted(counter: u64, content: Content) -> KeyState {
 }
 
 pub(crate) fn live(counter: u64, bytes: impl Into<Bytes>, expires: Option<u64>) -> KeyState {
-    let value = isochrone_quorum::Value { bytes: bytes.into(), content_type: None, expires: expires.map(WallMicros) };
+    let value =
+        isochrone_quorum::Value { bytes: bytes.into(), content_type: None, expires: expires.map(WallMicros), written: WallMicros(0) };
     accepted(counter, Content::Live(value))
 }
 
@@ -102,4 +105,14 @@ pub(crate) fn promise(counter: u64) -> KeyState {
 
 pub(crate) fn slot_state(phase: u64, floor: u64) -> SlotState {
     SlotState { phase: Phase(phase), joined: Some(Epoch(1)), floor, promised: Ballot::NONE }
+}
+
+/// Keys of a slot in order, those after `after`, at most `max`.
+pub(crate) fn keys(view: &impl View, slot: Slot, after: Option<&KeyName>, max: usize) -> Vec<(KeyName, KeyState)> {
+    let mut keys = Vec::new();
+    view.walk(slot, after, &mut |key, state| {
+        keys.push((key, state));
+        keys.len() < max
+    });
+    keys
 }
