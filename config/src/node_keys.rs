@@ -47,6 +47,11 @@ Sizes and times are written in quotes with their unit: \"16MiB\", \"500ms\", \"1
         Section { name: "limits", doc: "Bounds on what one request may ask for.", keys: LIMITS },
         Section { name: "replication", doc: "How writes reach the other replicas.", keys: REPLICATION },
         Section { name: "copies", doc: "Copies in memory of keys whose replicas are elsewhere (rule E10).", keys: COPIES },
+        Section {
+            name: "strong",
+            doc: "The strong path: keys whose every write is chosen by a quorum (rules Q). Its moves keep to replication.move_bytes_per_second.",
+            keys: STRONG,
+        },
         Section { name: "council", doc: "The group that orders changes of the cluster. No read or write waits for it.", keys: COUNCIL },
         Section { name: "log", doc: "What the daemon tells about itself, on standard error.", keys: LOG },
         Section {
@@ -507,6 +512,140 @@ const COPIES: &[KeySpec] = &[
          memory here.",
     )
     .default("4096"),
+];
+
+const STRONG: &[KeySpec] = &[
+    KeySpec::new(
+        "strong.deadline",
+        span(Span::millis(10), Span::secs(600)),
+        "How long a strong read or write may take: after it, it is answered with 503 if nothing happened, or 504 if that is unknown (rule Q10). Many \
+         round trips across the Earth, so that only a cut meets it.",
+    )
+    .default("2s"),
+    KeySpec::new(
+        "strong.step",
+        span(Span::millis(10), Span::secs(60)),
+        "How long one round of messages waits for a quorum before it is begun again with a new ballot. Above the longest round trip, or rounds that \
+         are still under way are given up.",
+    )
+    .default("500ms"),
+    KeySpec::new(
+        "strong.queue",
+        count(1, 1_000_000),
+        "Reads and writes that may wait for one key at this daemon; a further one is refused with 429. They are carried out together, so that many \
+         callers of one key cost one round.",
+    )
+    .default("1024"),
+    KeySpec::new(
+        "strong.ring",
+        count(16, 65_536),
+        "Writes of one key that are remembered, each until its request can no longer be repeated: limits.idempotency_ttl with an Idempotency-Key, a \
+         second past its deadline without. With so many, further writes of that key are refused with 429 (rule Q11). Each takes some 40 bytes beside \
+         the value, in every replica.",
+    )
+    .default("1024"),
+    KeySpec::new(
+        "strong.fences",
+        count(1, 1024),
+        "Locks whose tokens one key remembers (rule L5); a write that shows the token of a further one is refused with 429. Most keys are guarded by \
+         one lock.",
+    )
+    .default("16"),
+    KeySpec::new(
+        "strong.warm_keys",
+        count(1, 16_777_216),
+        "Keys that this daemon has written last and remembers, so that it writes them again in one round trip (rule Q8). The least recently written \
+         give way.",
+    )
+    .default("65536"),
+    KeySpec::new(
+        "strong.grant_keys",
+        count(1, 16_777_216),
+        "Keys that a slot may have for its owner to be promised all of them at once (rule Q18); a slot with more is written key by key, the first \
+         time in two round trips.",
+    )
+    .default("65536"),
+    KeySpec::new(
+        "strong.page_keys",
+        count(1, 65_536),
+        "Keys on one page, when a slot's keys are listed for its owner, for a listing or for a move.",
+    )
+    .default("256"),
+    KeySpec::new(
+        "strong.page_bytes",
+        bytes(ByteSize::kib(4), ByteSize::mib(16)),
+        "Bytes of such a page, about; a larger key goes alone.",
+    )
+    .default("1MiB"),
+    KeySpec::new(
+        "strong.channel_queue",
+        count(16, 1_000_000),
+        "Messages that may wait for one other daemon; beyond it they are dropped, which costs what a lost packet costs.",
+    )
+    .default("16384"),
+    KeySpec::new(
+        "strong.channel_queue_bytes",
+        bytes(ByteSize::mib(1), ByteSize::gib(64)),
+        "Bytes of such messages, for each other daemon. It has to hold a value of limits.value_bytes.",
+    )
+    .default("64MiB"),
+    KeySpec::new(
+        "strong.memory_bytes",
+        bytes(ByteSize::mib(1), ByteSize::gib(1 << 20)),
+        "Memory for pages of the strong store's file, beside store.memory_bytes.",
+    )
+    .default("64MiB"),
+    KeySpec::new(
+        "strong.store_queue",
+        count(1, 1_000_000),
+        "Rows of the strong store that may wait for the disk; beyond it requests are refused with 429, and those of other daemons wait for their next \
+         try.",
+    )
+    .default("16384"),
+    KeySpec::new(
+        "strong.store_queue_bytes",
+        bytes(ByteSize::mib(1), ByteSize::gib(64)),
+        "Bytes of such rows. It has to hold a value of limits.value_bytes.",
+    )
+    .default("64MiB"),
+    KeySpec::new(
+        "strong.copies",
+        count(0, 16_777_216),
+        "Keys whose last known value this daemon keeps for reads at level local (rule Q17); the least recently used give way. 0 keeps none, and each \
+         such read asks a quorum.",
+    )
+    .default("65536"),
+    KeySpec::new(
+        "strong.local_age_max",
+        span(Span::secs(0), Span::secs(86_400)),
+        "How long ago such a value may have been confirmed; an older one is read anew from a quorum.",
+    )
+    .default("10s"),
+    KeySpec::new(
+        "strong.forget_every",
+        span(Span::millis(1), Span::secs(3600)),
+        "How often this daemon looks through one of its slots for deleted and expired keys that nobody needs any more (rule Q16), one slot after the \
+         other.",
+    )
+    .default("1s"),
+    KeySpec::new(
+        "strong.own_window",
+        span(Span::millis(100), Span::secs(3600)),
+        "How long writes are counted before a slot's ownership may follow them: two such windows in a row have to agree (rule Q18).",
+    )
+    .default("5s"),
+    KeySpec::new(
+        "strong.move_keys",
+        count(1, 65_536),
+        "Keys that are carried over at a time, of all slots together, while slots move to other replicas (rule Q14).",
+    )
+    .default("256"),
+    KeySpec::new(
+        "strong.move_slots",
+        count(1, 4096),
+        "Slots that move at a time.",
+    )
+    .default("1024"),
 ];
 
 const COUNCIL: &[KeySpec] = &[

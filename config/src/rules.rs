@@ -58,6 +58,19 @@ pub(crate) const RULES: &[Rule] = &[
         keys: &["limits.body_bytes_in_flight", "limits.batch_bytes_max"],
         broken: |s| below(s.limits.body_bytes_in_flight < s.limits.batch_bytes_max, "limits.batch_bytes_max", &s.limits.batch_bytes_max),
     },
+    Rule { keys: &["strong.deadline", "strong.step"], broken: |s| below(s.strong.deadline < s.strong.step, "strong.step", &s.strong.step) },
+    Rule {
+        keys: &["strong.channel_queue_bytes", "limits.value_bytes"],
+        broken: |s| below(s.strong.channel_queue_bytes < s.limits.value_bytes, "limits.value_bytes", &s.limits.value_bytes),
+    },
+    Rule {
+        keys: &["strong.store_queue_bytes", "limits.value_bytes"],
+        broken: |s| below(s.strong.store_queue_bytes < s.limits.value_bytes, "limits.value_bytes", &s.limits.value_bytes),
+    },
+    Rule {
+        keys: &["peer.frame_bytes_max", "strong.page_bytes"],
+        broken: |s| below(s.peer.frame_bytes_max < s.strong.page_bytes, "strong.page_bytes", &s.strong.page_bytes),
+    },
     Rule { keys: &["council.election_timeout", "council.heartbeat"], broken: |s| hasty_election(s) },
 ];
 

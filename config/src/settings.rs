@@ -32,6 +32,8 @@ pub struct NodeSettings {
     pub replication: Replication,
     /// Copies of keys whose replicas are elsewhere.
     pub copies: Copies,
+    /// The strong path.
+    pub strong: Strong,
     /// The cluster's order.
     pub council: Council,
     /// What is told.
@@ -277,6 +279,52 @@ pub struct Copies {
     pub subscribers_max: usize,
     /// Changes that may wait for one of them.
     pub queue: usize,
+}
+
+/// `[strong]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Strong {
+    /// Longest read or write.
+    pub deadline: Span,
+    /// Longest round of messages; at most `deadline`.
+    pub step: Span,
+    /// Requests that wait for one key.
+    pub queue: usize,
+    /// Answered requests that one key remembers (Q11).
+    pub ring: usize,
+    /// Locks whose tokens one key remembers (L5).
+    pub fences: usize,
+    /// Keys that are written again in one round trip (Q8).
+    pub warm_keys: usize,
+    /// Keys of a slot that are promised at once (Q18).
+    pub grant_keys: usize,
+    /// Keys on a page of a slot's list.
+    pub page_keys: usize,
+    /// Bytes of such a page.
+    pub page_bytes: ByteSize,
+    /// Messages that wait for one daemon.
+    pub channel_queue: usize,
+    /// Their bytes; at least `limits.value_bytes`.
+    pub channel_queue_bytes: ByteSize,
+    /// Memory for the store's pages.
+    pub memory_bytes: ByteSize,
+    /// Rows that wait for the disk.
+    pub store_queue: usize,
+    /// Their bytes; at least `limits.value_bytes`.
+    pub store_queue_bytes: ByteSize,
+    /// Values kept for reads at level local (Q17); 0 turns them off.
+    pub copies: usize,
+    /// Longest time since such a value was confirmed.
+    pub local_age_max: Span,
+    /// Pause between two slots in which dead keys are looked for (Q16).
+    pub forget_every: Span,
+    /// Window in which writes are counted for ownership (Q18).
+    pub own_window: Span,
+    /// Keys carried over at a time (Q14).
+    pub move_keys: usize,
+    /// Slots that move at a time.
+    pub move_slots: usize,
 }
 
 /// `[council]`.

@@ -220,13 +220,13 @@ pub(crate) fn check_origin(parts: &request::Parts, identity: &Identity) -> Resul
     Err(Kind::CrossOrigin.because("the request comes from a web page of another origin, and no token is asked for here"))
 }
 
-/// The level of a request, held against the namespace's mode.
+/// The level of a request, held against the namespace's mode. What a strong namespace has two names for has one from here on.
 fn level_in(ns: &Namespace, view: &NamespaceView, asked: Option<Level>) -> Result<Level, Problem> {
-    let level = asked.unwrap_or(view.mode.default_level());
-    if level == Level::Strong && view.mode == Mode::Eventual {
-        return Err(wrong_mode(ns, "consistency `strong`"));
+    match (view.mode, asked.unwrap_or(view.mode.default_level())) {
+        (Mode::Eventual, Level::Strong) => Err(wrong_mode(ns, "consistency `strong`")),
+        (Mode::Strong, Level::Quorum) => Ok(Level::Strong),
+        (_, level) => Ok(level),
     }
-    Ok(level)
 }
 
 fn wrong_mode(ns: &Namespace, asked: &'static str) -> Problem {

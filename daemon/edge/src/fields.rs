@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use http::header::{CACHE_CONTROL, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use isochrone_ident::Version;
+use isochrone_ident::{Key, Version};
 
 use crate::command::{Fence, IdempotencyKey, Level, Matcher, NamespaceView, Preconditions, Receipt, Refusal};
+use crate::path::{decode, encode};
 use crate::problem::Problem;
 use crate::session::SessionToken;
 
@@ -18,6 +19,7 @@ pub(crate) const ISOCHRONE_CONSISTENCY: HeaderName = HeaderName::from_static("is
 pub(crate) const ISOCHRONE_REGION: HeaderName = HeaderName::from_static("isochrone-region");
 pub(crate) const ISOCHRONE_AGE_MS: HeaderName = HeaderName::from_static("isochrone-age-ms");
 pub(crate) const ISOCHRONE_SESSION: HeaderName = HeaderName::from_static("isochrone-session");
+pub(crate) const ISOCHRONE_PATH: HeaderName = HeaderName::from_static("isochrone-path");
 pub(crate) const ISOCHRONE_FENCE: HeaderName = HeaderName::from_static("isochrone-fence");
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that an answer is the first answer to an earlier request, as Stripe's API does.
@@ -101,6 +103,9 @@ pub(crate) fn put_receipt(headers: &mut HeaderMap, receipt: &Receipt) {
     if let Some(session) = &receipt.session {
         headers.insert(ISOCHRONE_SESSION, value(|out| out.put_slice(session.as_bytes())));
     }
+    if let Some(path) = &receipt.path {
+        headers.insert(ISOCHRONE_PATH, value(|out| out.put_slice(path.as_bytes())));
+    }
 }
 
 /// A field's text, where it is there once.
@@ -137,29 +142,46 @@ pub(crate) fn state_matcher(headers: &HeaderMap, name: &HeaderName) -> Option<Ma
 }
 
 fn tags<T>(headers: &HeaderMap, name: &HeaderName, read: fn(&[u8], bool) -> Option<T>) -> Option<Matcher<T>> {
-    let mut fields = headers.get_all(name).iter().peekable();
+    let mut fields = headers.get_all(name).iter().map(HeaderValue::as_bytes).peekable();
     fields.peek()?;
-    let mut versions = Vec::new();
-    for field in fields {
-        for tag in field.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii) {
-            if tag == b"*" {
-                return Some(Matcher::Any);
-            }
-            versions.extend(read(tag, *name == IF_NONE_MATCH));
-        }
-    }
-    Some(Matcher::Versions(versions))
+    Some(listed(fields, *name == IF_NONE_MATCH, read))
 }
 
-/// The version that an entity tag names. `weak`: compare weakly (RFC 9110 section 8.8.3.2), so that `W/` is overlooked.
+/// What a list of entity tags matches; `weak`: as `If-None-Match` compares.
+///
+/// A `*` beside others is outside the grammar (RFC 9110 section 13.1.1). It is read so that the write is refused: as everything in `If-None-Match`, as
+/// nothing in `If-Match`.
+pub(crate) fn listed<'a, T>(lines: impl Iterator<Item = &'a [u8]>, weak: bool, read: fn(&[u8], bool) -> Option<T>) -> Matcher<T> {
+    let (mut versions, mut count, mut is_any) = (Vec::new(), 0, false);
+    for tag in lines.flat_map(members) {
+        count += 1;
+        is_any |= tag == b"*";
+        versions.extend(read(tag, weak));
+    }
+    if is_any && (weak || count == 1) { Matcher::Any } else { Matcher::Versions(versions) }
+}
+
+/// The members of a list, trimmed; a comma inside an entity tag's quotes parts nothing.
+fn members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut is_quoted = false;
+    let parts = line.split(move |&b| {
+        is_quoted ^= b == b'"';
+        b == b',' && !is_quoted
+    });
+    parts.map(<[u8]>::trim_ascii).filter(|tag| !tag.is_empty())
+}
+
+/// The version that an entity tag names. `weak`: compare weakly (RFC 9110 section 8.8.3.2), so that `W/` is overlooked. A tag is compared letter by
+/// letter, so that another spelling of the same numbers names nothing.
 pub(crate) fn version(tag: &[u8], weak: bool) -> Option<Version> {
-    opaque(tag, weak)?.parse().ok()
+    let text = opaque(tag, weak)?;
+    text.parse().ok().filter(|version: &Version| version.to_string() == text)
 }
 
 /// The state that an entity tag names, as [`put_state_etag`] writes it.
 pub(crate) fn state(tag: &[u8], weak: bool) -> Option<u128> {
     let digits = opaque(tag, weak)?;
-    let is_ours = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_ours = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) && (digits == "0" || !digits.starts_with('0'));
     if is_ours { u128::from_str_radix(digits, 16).ok() } else { None }
 }
 
@@ -175,12 +197,23 @@ pub(crate) fn preconditions(headers: &HeaderMap) -> Result<Preconditions, Proble
 
 fn fence(headers: &HeaderMap) -> Result<Option<Fence>, Problem> {
     let Some(field) = text(headers, &ISOCHRONE_FENCE)? else { return Ok(None) };
-    let parsed =
-        field.rsplit_once('=').and_then(|(lock, token)| Some(Fence { lock: lock.trim().into(), token: token.trim().parse().ok()? }));
-    match parsed {
-        Some(fence) if !fence.lock.is_empty() => Ok(Some(fence)),
-        _ => Err(Problem::malformed("`Isochrone-Fence` is `{lock}={token}`, the token a number")),
-    }
+    let wrong = || {
+        let form = "`Isochrone-Fence` is `{lock}={token}`: the lock's name percent-encoded as in its path, UTF-8 of 1 to";
+        Problem::malformed(format!("{form} {} bytes, and the token a number", Key::BYTES_MAX))
+    };
+    field.rsplit_once('=').and_then(|(lock, token)| fence_of(lock.trim(), token.trim())).map(Some).ok_or_else(wrong)
+}
+
+fn fence_of(lock: &str, token: &str) -> Option<Fence> {
+    let name = decode(lock.as_bytes())?;
+    let name = std::str::from_utf8(&name).ok().filter(|name| (1..=Key::BYTES_MAX).contains(&name.len()))?;
+    let digits = Some(token).filter(|token| token.bytes().all(|b| b.is_ascii_digit()))?;
+    Some(Fence { lock: name.into(), token: digits.parse().ok()? })
+}
+
+/// A fence as its field says it.
+pub(crate) fn fence_value(lock: &str, token: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("{}={token}", encode(lock.as_bytes()))).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// The client's name for a write.
@@ -319,15 +352,32 @@ mod tests {
         let ours = headers(&[(IF_NONE_MATCH, r#""x""#), (IF_NONE_MATCH, r#"W/"1-2-3""#)]);
         let version = Version { hlc: Hlc(1), node: NodeId(2), incarnation: Incarnation(3) };
         assert_eq!(matcher(&ours, &IF_NONE_MATCH), Some(Matcher::Versions(vec![version])));
+        let respelt = headers(&[(IF_MATCH, r#""01-2-3", "1-2-3 ", "A-2-3""#)]);
+        assert_eq!(matcher(&respelt, &IF_MATCH), Some(Matcher::Versions(vec![])));
         assert_eq!(matcher(&headers(&[(IF_MATCH, "*")]), &IF_MATCH), Some(Matcher::Any));
         assert_eq!(matcher(&HeaderMap::new(), &IF_MATCH), None);
+    }
+
+    #[test]
+    fn a_star_counts_alone_and_a_comma_in_quotes_parts_nothing() {
+        let (any, none) = (Some(Matcher::Any), Some(Matcher::Versions(vec![])));
+        for (text, in_match, in_none_match) in
+            [(r#""x", *"#, &none, &any), (r#""x,*,y""#, &none, &none), (" * ,", &any, &any), (r#""*""#, &none, &none), ("", &none, &none)]
+        {
+            assert_eq!(&matcher(&headers(&[(IF_MATCH, text)]), &IF_MATCH), in_match, "{text}");
+            assert_eq!(&matcher(&headers(&[(IF_NONE_MATCH, text)]), &IF_NONE_MATCH), in_none_match, "{text}");
+        }
     }
 
     #[test]
     fn a_fence_names_a_lock_and_a_token() {
         let field = |text| fence(&headers(&[(ISOCHRONE_FENCE, text)]));
         assert_eq!(field("a=b=7").expect("parses"), Some(Fence { lock: "a=b".into(), token: 7 }));
-        assert!(field("a").is_err() && field("=1").is_err() && field("a=x").is_err());
+        assert_eq!(field("jobs/%C3%A9 = 7").expect("parses"), Some(Fence { lock: "jobs/\u{e9}".into(), token: 7 }));
+        for bad in ["a", "=1", "a=x", "a=", "a=+1", "a=-1", "%zz=1", "%ff=1", "a=18446744073709551616"] {
+            assert!(field(bad).is_err(), "{bad}");
+        }
+        assert_eq!(fence_value("jobs/\u{e9}", 7), "jobs/%C3%A9=7");
     }
 
     #[test]

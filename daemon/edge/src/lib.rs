@@ -40,6 +40,9 @@
 //! - Typed keys: a body is one strict JSON object. A member named twice in one list stands there once; in both lists it is refused. A map's
 //!   values keep their text but for the white space around their parts, so that numbers beyond 64 bits stay what they are; they are nested 64
 //!   deep at most. A register's `context` is base64.
+//! - In strong namespaces `quorum` is `strong`. A read at `local` may be old, a write is always strong. `If-Match` is looked at before `If-None-Match`, and both
+//!   count (RFC 9110 section 13.2.2). `*` counts alone: inside a list it is no validator, and the write is refused. Every 412 of a write names the key's
+//!   `ETag`, or the highest token that the key has seen in `Isochrone-Fence`. In that field a lock's name is percent-encoded, as in its path.
 //! - A context or a token that was never given is the client's fault (400), not a conflict.
 //! - A misspelt query parameter is an error.
 
@@ -75,7 +78,7 @@ pub use auth::{Auth, Grant, Right, Scope, Token};
 pub use body::ResponseBody;
 pub use command::{
     Backend, Fence, Glance, IdempotencyKey, InvalidIdempotencyKey, InvalidLevel, Level, ListCommand, ListPage, Listed, Matcher, Mode,
-    NamespaceView, Object, Preconditions, ReadCommand, Receipt, Refusal, Served, Source, WriteCommand, WriteOp, Written,
+    NamespaceView, Object, Preconditions, ReadCommand, Receipt, Refusal, Served, Source, WriteCommand, WriteOp, Written, revision_version,
 };
 pub use limits::EdgeLimits;
 pub use listener::{AdminListener, ClientListener, Drained, ListenError, ListenerOptions};

@@ -85,7 +85,7 @@ fn responses(route: &Route, operation: &Operation) -> Value {
             response["content"] = json!({ *kind: media(operation.gives_schema) });
         }
         if !route.is_open() {
-            let receipt = ["Isochrone-Consistency", "Isochrone-Region", "Isochrone-Age-Ms", "Isochrone-Session"];
+            let receipt = ["Isochrone-Consistency", "Isochrone-Region", "Isochrone-Age-Ms", "Isochrone-Session", "Isochrone-Path"];
             response["headers"] =
                 receipt.iter().map(|name| ((*name).to_owned(), json!({ "$ref": format!("#/components/headers/{name}") }))).collect();
         }
@@ -120,13 +120,14 @@ fn schemas() -> Value {
 fn about(name: &str) -> &'static str {
     match name {
         "consistency" | "Isochrone-Consistency" => "`local`, `quorum` or `strong`; the namespace's own level where absent",
+        "for" => "`update`: a write of this key will follow, which is then cheaper; in strong namespaces only",
         "ttl" => "How long the value lives: a number and a unit, as in `60s`",
         "prefix" => "Only keys that begin so",
         "after" => "Only keys after this one",
         "limit" => "Entries of the page at most",
         "Idempotency-Key" => "1 to 128 visible characters; a repeat applies once and gives the first answer",
         "If-Match" | "If-None-Match" => "Versions, as `ETag` gives them; on writes in strong namespaces only",
-        "Isochrone-Fence" => "`{lock}={token}`; in strong namespaces only",
+        "Isochrone-Fence" => "`{lock}={token}`, the lock's name percent-encoded; in strong namespaces only",
         "Cache-Control" => "`max-age` is the TTL where the query names none",
         "Isochrone-Session" => "The newest token that an answer gave: the answer is then no older than what was seen with it",
         "Range" => "One range of bytes",
@@ -141,6 +142,7 @@ fn headers() -> Value {
         "Isochrone-Region": { "description": "The region that served", "schema": { "type": "string" } },
         "Isochrone-Age-Ms": { "description": "Upper bound of staleness in milliseconds, where one is known", "schema": { "type": "integer", "minimum": 0 } },
         "Isochrone-Session": { "description": "What has been seen from now on; send it with the next request, to any daemon", "schema": { "type": "string", "maxLength": 1024 } },
+        "Isochrone-Path": { "description": "How a strong answer was come by, and what that cost; for people", "schema": { "type": "string" } },
     })
 }
 

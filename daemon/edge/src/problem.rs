@@ -7,12 +7,13 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::body::ResponseBody;
 use crate::command::Refusal;
+use crate::fields::{self, ISOCHRONE_FENCE};
 use crate::operator::OperatorRefusal;
 
 macro_rules! kinds {
@@ -53,6 +54,8 @@ kinds! {
     FieldType, "field-type", 409, false, "The field is of the other type", "A map's field is a value, which is set, or a counter, which is added to. To change which, remove the field first. Nothing was applied.";
     Conflict, "conflict", 409, false, "Not possible as things are", "The operator's request contradicts the cluster's state.";
     PreconditionFailed, "precondition-failed", 412, false, "A precondition does not hold", "If-Match or If-None-Match failed: somebody else has written. Read again and decide anew.";
+    FenceStale, "fence-stale", 412, false, "The fencing token is no longer the holder's", "A write with `Isochrone-Fence` holds only while the lock's token is still the holder's, and a later holder has written this key. `Isochrone-Fence` names the highest token seen. Nothing was applied. Acquire the lock again.";
+    FenceBelowFloor, "fence-below-floor", 412, false, "The fencing token cannot be judged", "The key has no token recorded for that lock, and may have forgotten one as high as `Isochrone-Fence` names. Nothing was applied. Raise the lock's token above that, then repeat the write.";
     RevisionMismatch, "revision-mismatch", 412, false, "Another revision of the cluster file is in force", "Somebody else has applied a file since this one was read. Look at what changed, then apply again.";
     TooLarge, "too-large", 413, false, "The content is too large", "It is larger than `limits.value_bytes`, the namespace's `value_bytes`, or a bound on batches: `limits.batch_bytes_max`, `limits.batch_lines_max`, or a line that could hold no allowed value. Nothing was stored of what is refused so.";
     TooManyMembers, "too-many-members", 413, false, "The key would hold too much", "Sets, maps and registers are capped, since they are merged as a whole. The detail says at how many. Spread over more keys. Nothing was applied.";
@@ -62,6 +65,7 @@ kinds! {
     KeyReused, "idempotency-key-reused", 422, false, "The Idempotency-Key was used for another request", "Each new write needs a new key; only an identical repeat may carry an old one.";
     InvalidDocument, "invalid-document", 422, false, "The document says something that cannot be", "The detail says where and what is allowed.";
     Overloaded, "overloaded", 429, true, "Too much work is queued", "Wait as long as `Retry-After` says. Nothing was applied.";
+    KeyFull, "key-full", 429, true, "The key remembers as much as it may", "A key of a strong namespace remembers which requests it has answered, so that a repeat is applied once, and the highest token of each lock that guards it. It forgets neither early. The detail says which is full. Wait as long as `Retry-After` says. Nothing was applied.";
     HeadersTooLarge, "headers-too-large", 431, false, "The header is too large", "Bounds: `limits.header_bytes`, `limits.headers`.";
     Internal, "internal", 500, false, "Something went wrong that should not", "A bug or a damaged record; the daemon's log has more.";
     NotBuilt, "not-built", 501, false, "Not built into this version yet", "The API describes it; this version does not have it. The detail says what can be had instead.";
@@ -158,10 +162,14 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let detail = refusal.to_string();
+        let field = field_of(&refusal);
         let (kind, wait) = match refusal {
             Refusal::NoSuchNamespace(_) => (Kind::NoSuchNamespace, None),
             Refusal::WrongMode { .. } => (Kind::WrongMode, None),
             Refusal::PreconditionFailed { .. } => (Kind::PreconditionFailed, None),
+            Refusal::FenceStale { .. } => (Kind::FenceStale, None),
+            Refusal::FenceBelowFloor { .. } => (Kind::FenceBelowFloor, None),
+            Refusal::RingFull { retry_after, .. } | Refusal::FencesFull { retry_after, .. } => (Kind::KeyFull, Some(retry_after)),
             Refusal::ValueTooLarge { .. } => (Kind::TooLarge, None),
             Refusal::IdempotencyKeyReused => (Kind::KeyReused, None),
             Refusal::IdempotencyKeyInUse { retry_after } => (Kind::InProgress, Some(retry_after)),
@@ -185,7 +193,17 @@ impl From<Refusal> for Problem {
             Refusal::NothingToObserve { .. } => (Kind::NothingToObserve, None),
             Refusal::TooStale { .. } => (Kind::TooStale, None),
         };
-        Self { retry_after: wait, ..kind.because(detail) }
+        Self { retry_after: wait, field, ..kind.because(detail) }
+    }
+}
+
+/// What a client that goes on after a 412 needs to know: the version, or the token, that is in its way.
+fn field_of(refusal: &Refusal) -> Option<(HeaderName, HeaderValue)> {
+    match refusal {
+        Refusal::PreconditionFailed { current: Some(version) } => Some((ETAG, fields::value(|out| fields::put_etag(out, version)))),
+        Refusal::FenceStale { lock, highest, .. } => Some((ISOCHRONE_FENCE, fields::fence_value(lock, *highest))),
+        Refusal::FenceBelowFloor { lock, floor, .. } => Some((ISOCHRONE_FENCE, fields::fence_value(lock, *floor))),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Why a command was not answered.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use isochrone_ident::{Namespace, Version};
@@ -30,6 +31,52 @@ pub enum Refusal {
     PreconditionFailed {
         /// The key's current version; `None`: absent.
         current: Option<Version>,
+    },
+    /// 412: a later holder of the lock has written this key (rule L5).
+    #[error(
+        "the token {token} of the lock `{}` is no longer its holder's: a write with the token {highest} has been here; acquire the lock again, and read before you write",
+        lock.escape_debug()
+    )]
+    FenceStale {
+        /// The lock's name.
+        lock: Arc<str>,
+        /// What the write showed.
+        token: u64,
+        /// The highest token that the key has seen of that lock.
+        highest: u64,
+    },
+    /// 412: the key knows nothing of that lock, and what it may have forgotten had tokens up to `floor` (rule L5).
+    #[error(
+        "the token {token} of the lock `{}` is not above {floor}, and this key no longer knows which tokens up to that have been here; raise the lock's token above it,          and repeat the write with the new one",
+        lock.escape_debug()
+    )]
+    FenceBelowFloor {
+        /// The lock's name.
+        lock: Arc<str>,
+        /// What the write showed.
+        token: u64,
+        /// The highest token that may have been forgotten.
+        floor: u64,
+    },
+    /// 429: the key remembers as many answered requests as it may, each for as long as it may be repeated (rule Q11).
+    #[error(
+        "this key remembers {max} writes already, the most that it may (`strong.ring`); repeat the write later, or spread such writes over more keys"
+    )]
+    RingFull {
+        /// How many there may be.
+        max: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// 429: the key remembers the tokens of as many locks as it may (rule L5).
+    #[error(
+        "this key remembers the tokens of {max} locks already, the most that it may (`strong.fences`); write it under one of those, or use another key"
+    )]
+    FencesFull {
+        /// How many there may be.
+        max: u64,
+        /// When to try again.
+        retry_after: Duration,
     },
     /// 413: larger than the namespace or the node allows. Nothing was stored.
     #[error(

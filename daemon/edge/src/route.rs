@@ -161,14 +161,14 @@ pub(crate) static ROUTES: &[Route] = &[
         tail: Tail::Key,
         operations: &[
             Operation {
-                query: &["consistency"],
+                query: &["consistency", "for"],
                 headers: READ_HEADERS,
                 gives: &[(200, ANY), (206, ANY), (304, "")],
                 problems: &[404, 409, 412, 416],
                 ..operation("GET", "getKey", "The value of a key")
             },
             Operation {
-                query: &["consistency"],
+                query: &["consistency", "for"],
                 headers: READ_HEADERS,
                 gives: &[(200, ""), (304, "")],
                 problems: &[404, 409, 412],

@@ -72,7 +72,7 @@ impl Core {
         }
         entries.iter().for_each(|entry| session.note(entry.version.node, entry.version.hlc));
         let session = Some(self.token(session));
-        ListPage { entries, next, receipt: Receipt { consistency: level, region: self.me.region.clone(), age_ms, session } }
+        ListPage { entries, next, receipt: Receipt { consistency: level, region: self.me.region.clone(), age_ms, session, path: None } }
     }
 
     /// Each slot's nearest live replica, by node.

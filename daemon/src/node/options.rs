@@ -65,6 +65,78 @@ pub struct CopyOptions {
     pub queue: usize,
 }
 
+/// The strong path (rules Q). [`Default`] gives what the example file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrongOptions {
+    /// How long a read or write may take (`strong.deadline`).
+    pub deadline: Duration,
+    /// How long a round of messages may take before it is begun again (`strong.step`).
+    pub step: Duration,
+    /// Reads and writes that may wait for one key (`strong.queue`).
+    pub queue: usize,
+    /// Answered requests that a key remembers (`strong.ring`, Q11).
+    pub ring: usize,
+    /// Locks whose tokens a key remembers (`strong.fences`, L5).
+    pub fences: usize,
+    /// Keys that are written again in one round trip (`strong.warm_keys`, Q8).
+    pub warm_keys: usize,
+    /// Keys that a slot may have for all of them to be promised at once (`strong.grant_keys`, Q18).
+    pub grant_keys: usize,
+    /// Keys on a page of a slot's list (`strong.page_keys`).
+    pub page_keys: usize,
+    /// Bytes of such a page (`strong.page_bytes`); a larger key goes alone.
+    pub page_bytes: usize,
+    /// Messages that may wait for one other daemon (`strong.channel_queue`).
+    pub channel_queue: usize,
+    /// Their bytes (`strong.channel_queue_bytes`).
+    pub channel_queue_bytes: usize,
+    /// Memory for pages of the strong store (`strong.memory_bytes`).
+    pub memory_bytes: usize,
+    /// Rows that may wait for the disk (`strong.store_queue`).
+    pub store_queue: usize,
+    /// Their bytes (`strong.store_queue_bytes`).
+    pub store_queue_bytes: usize,
+    /// Keys whose last known value is kept for reads at level local (`strong.copies`, Q17); 0: none.
+    pub copies: usize,
+    /// How long ago such a value may have been confirmed (`strong.local_age_max`).
+    pub local_age_max: Duration,
+    /// Pause between two slots in which dead keys are looked for (`strong.forget_every`, Q16).
+    pub forget_every: Duration,
+    /// How long writes are counted before ownership follows them (`strong.own_window`, Q18).
+    pub own_window: Duration,
+    /// Keys that are carried over at a time, of all slots together (`strong.move_keys`, Q14).
+    pub move_keys: usize,
+    /// Slots that move at a time (`strong.move_slots`).
+    pub move_slots: usize,
+}
+
+impl Default for StrongOptions {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(2),
+            step: Duration::from_millis(500),
+            queue: 1024,
+            ring: 1024,
+            fences: 16,
+            warm_keys: 65_536,
+            grant_keys: 65_536,
+            page_keys: 256,
+            page_bytes: 1 << 20,
+            channel_queue: 16_384,
+            channel_queue_bytes: 64 << 20,
+            memory_bytes: 64 << 20,
+            store_queue: 16_384,
+            store_queue_bytes: 64 << 20,
+            copies: 65_536,
+            local_age_max: Duration::from_secs(10),
+            forget_every: Duration::from_secs(1),
+            own_window: Duration::from_secs(5),
+            move_keys: 256,
+            move_slots: 1024,
+        }
+    }
+}
+
 /// Bounds and periods of a node. [`Default`] gives what the example file says.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
@@ -90,6 +162,8 @@ pub struct NodeOptions {
     pub away_max: Duration,
     /// Copies of keys whose replicas are elsewhere.
     pub copies: CopyOptions,
+    /// The strong path.
+    pub strong: StrongOptions,
     /// Budget of the store on disk, in bytes (`store.disk_bytes`); told to operators.
     pub disk_bytes_max: u64,
     /// Largest value (`limits.value_bytes`).
@@ -182,6 +256,7 @@ impl Default for NodeOptions {
             },
             away_max: Duration::from_secs(72 * 3600),
             copies: CopyOptions { bytes: 64 << 20, subscribers_max: 256, queue: 4096 },
+            strong: StrongOptions::default(),
             disk_bytes_max: 8 << 30,
             value_bytes: 16 << 20,
             idempotency_ttl: Duration::from_secs(600),

@@ -50,7 +50,7 @@ impl Core {
 
     fn glanced(&self, record: Option<Record>, age_ms: Option<u64>, session: Session) -> Glance {
         let token = self.token_of(session, record.as_ref());
-        let receipt = Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms, session: Some(token) };
+        let receipt = Receipt { consistency: Level::Local, region: self.me.region.clone(), age_ms, session: Some(token), path: None };
         Glance::Answer(Served { object: self.object(record), receipt, source: Source::Hit })
     }
 
@@ -85,7 +85,7 @@ impl Core {
     /// The receipt of a read, with the token of a session that has now seen it.
     pub(crate) fn receipt(&self, found: &Found, session: Session) -> Receipt {
         let token = self.token_of(session, found.record.as_ref());
-        Receipt { consistency: found.level, region: found.region.clone(), age_ms: found.age_ms, session: Some(token) }
+        Receipt { consistency: found.level, region: found.region.clone(), age_ms: found.age_ms, session: Some(token), path: None }
     }
 
     fn object(&self, record: Option<Record>) -> Option<Object> {

@@ -13,7 +13,7 @@ use isochrone_replica::{ClockLimits, DigestKey};
 use isochrone_store::{Driver, StoreOptions};
 
 use super::emulate::EmulatedNetwork;
-use super::options::{CopyOptions, Environment, Hints, NodeOptions, RepairOptions, TypedBounds};
+use super::options::{CopyOptions, Environment, Hints, NodeOptions, RepairOptions, StrongOptions, TypedBounds};
 
 /// Bytes of packets that the emulated network holds, at most.
 const EMULATED_BYTES_MAX: usize = 64 << 20;
@@ -40,6 +40,7 @@ pub(crate) fn node_options(settings: &NodeSettings) -> NodeOptions {
         repair: repair_options(settings),
         away_max: settings.council.away_max.duration(),
         copies: copy_options(settings),
+        strong: strong_options(settings),
         value_bytes: limits.value_bytes.as_u64(),
         idempotency_ttl: limits.idempotency_ttl.duration(),
         read_deadline: limits.read_deadline.duration(),
@@ -66,6 +67,32 @@ fn repair_options(settings: &NodeSettings) -> RepairOptions {
 fn copy_options(settings: &NodeSettings) -> CopyOptions {
     let copies = &settings.copies;
     CopyOptions { bytes: copies.bytes.as_u64(), subscribers_max: copies.subscribers_max, queue: copies.queue }
+}
+
+fn strong_options(settings: &NodeSettings) -> StrongOptions {
+    let strong = &settings.strong;
+    StrongOptions {
+        deadline: strong.deadline.duration(),
+        step: strong.step.duration(),
+        queue: strong.queue,
+        ring: strong.ring,
+        fences: strong.fences,
+        warm_keys: strong.warm_keys,
+        grant_keys: strong.grant_keys,
+        page_keys: strong.page_keys,
+        page_bytes: strong.page_bytes.as_usize(),
+        channel_queue: strong.channel_queue,
+        channel_queue_bytes: strong.channel_queue_bytes.as_usize(),
+        memory_bytes: strong.memory_bytes.as_usize(),
+        store_queue: strong.store_queue,
+        store_queue_bytes: strong.store_queue_bytes.as_usize(),
+        copies: strong.copies,
+        local_age_max: strong.local_age_max.duration(),
+        forget_every: strong.forget_every.duration(),
+        own_window: strong.own_window.duration(),
+        move_keys: strong.move_keys,
+        move_slots: strong.move_slots,
+    }
 }
 
 fn typed_bounds(settings: &NodeSettings) -> TypedBounds {
@@ -260,6 +287,26 @@ mod tests {
         ("copies.bytes", "\"0\""),
         ("copies.subscribers_max", "7"),
         ("copies.queue", "77"),
+        ("strong.deadline", "\"700ms\""),
+        ("strong.step", "\"700ms\""),
+        ("strong.queue", "77"),
+        ("strong.ring", "77"),
+        ("strong.fences", "77"),
+        ("strong.warm_keys", "77"),
+        ("strong.grant_keys", "77"),
+        ("strong.page_keys", "77"),
+        ("strong.page_bytes", "\"7KiB\""),
+        ("strong.channel_queue", "77"),
+        ("strong.channel_queue_bytes", "\"17MiB\""),
+        ("strong.memory_bytes", "\"17MiB\""),
+        ("strong.store_queue", "77"),
+        ("strong.store_queue_bytes", "\"17MiB\""),
+        ("strong.copies", "77"),
+        ("strong.local_age_max", "\"700ms\""),
+        ("strong.forget_every", "\"700ms\""),
+        ("strong.own_window", "\"700ms\""),
+        ("strong.move_keys", "77"),
+        ("strong.move_slots", "77"),
         ("council.heartbeat", "\"70ms\""),
         ("council.election_timeout", "\"7s\""),
         ("council.snapshot_every", "77"),
@@ -347,6 +394,11 @@ mod tests {
         for (key, place) in TAKEN {
             assert!(sources.iter().any(|source| source.contains(place)), "{key} is read and never used: {place:?} is gone");
         }
+    }
+
+    #[test]
+    fn the_strong_path_has_the_same_defaults_with_and_without_a_file() {
+        assert_eq!(node_options(&settings("")).strong, StrongOptions::default());
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Core {
     fn written(&self, version: Version, repeated: bool, consistency: Level, mut session: Session) -> Written {
         session.note(version.node, version.hlc);
         let session = Some(self.token(session));
-        let receipt = Receipt { consistency, region: self.me.region.clone(), age_ms: None, session };
+        let receipt = Receipt { consistency, region: self.me.region.clone(), age_ms: None, session, path: None };
         Written { version, created: None, receipt, repeated }
     }
 

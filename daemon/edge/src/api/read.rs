@@ -10,10 +10,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use isochrone_ident::{Key, Namespace, WallMicros};
 use tokio::time::Instant;
 
-use super::{Api, Asked, header_bytes, level_in, remember, remembered, within, without_body};
+use super::{Api, Asked, header_bytes, level_in, remember, remembered, within, without_body, wrong_mode};
 use crate::auth::Right;
 use crate::body::ResponseBody;
-use crate::command::{Glance, Level, Matcher, Mode, Object, ReadCommand, Refusal, Served, Source};
+use crate::command::{Glance, Level, Matcher, Mode, NamespaceView, Object, ReadCommand, Refusal, Served, Source};
 use crate::fields::{self, CACHE_STATUS, ISOCHRONE_CONSISTENCY, ISOCHRONE_SESSION};
 use crate::problem::{Kind, PROBLEM_JSON, Problem};
 use crate::range::{Wanted, wanted};
@@ -32,6 +32,15 @@ struct Conditions {
     if_none_match: Option<Matcher>,
     range: Option<HeaderValue>,
     if_range: Option<HeaderValue>,
+}
+
+/// A read, understood but for its deadline.
+pub(super) struct Look {
+    pub(super) ns: Namespace,
+    pub(super) key: Key,
+    pub(super) level: Level,
+    pub(super) for_update: bool,
+    pub(super) session: Option<SessionToken>,
 }
 
 impl Conditions {
@@ -96,21 +105,35 @@ impl Api {
         let view = self.enter(&asked.identity, Right::Read, &ns)?;
         remember(&ns);
         let level = level_in(&ns, &view, fields::level(&asked.parts.headers, asked.query.text("consistency")?)?)?;
+        let for_update = for_update(&ns, &view, level, asked.query.text("for")?)?;
         let conditions = Conditions::of(&asked.parts.method, &asked.parts.headers);
-        let served = self.serve(ns, key, level, asked.session).await?;
+        let served = self.serve(Look { ns, key, level, for_update, session: asked.session }).await?;
         Ok(render(&asked.parts.method, &conditions, served, self.now(), HeaderMap::with_capacity(12)))
     }
 
     /// The backend's answer to a read: at a glance, or by asking.
-    pub(super) async fn serve(&self, ns: Namespace, key: Key, level: Level, session: Option<SessionToken>) -> Result<Served, Problem> {
-        match self.0.backend.glance(&ns, key.as_bytes(), level, session.as_ref().map(SessionToken::as_str)) {
+    pub(super) async fn serve(&self, look: Look) -> Result<Served, Problem> {
+        let Look { ns, key, level, for_update, session } = look;
+        let glance = || self.0.backend.glance(&ns, key.as_bytes(), level, session.as_ref().map(SessionToken::as_str));
+        match if for_update { Glance::Ask } else { glance() } {
             Glance::Answer(served) => Ok(served),
             Glance::Ask => {
                 let deadline = self.deadline();
-                let command = ReadCommand { ns, key, level, session, deadline };
+                let command = ReadCommand { ns, key, level, for_update, session, deadline };
                 within(deadline, self.0.backend.read(command), Refusal::DeadlineBefore).await
             }
         }
+    }
+}
+
+/// Whether a read asks for the promise of the write that will follow it.
+fn for_update(ns: &Namespace, view: &NamespaceView, level: Level, asked: Option<&str>) -> Result<bool, Problem> {
+    match asked {
+        None => Ok(false),
+        Some("update") if view.mode == Mode::Eventual => Err(wrong_mode(ns, "a read for update")),
+        Some("update") if level == Level::Local => Err(Problem::malformed("a read for update is strong: leave `consistency=local` out")),
+        Some("update") => Ok(true),
+        Some(other) => Err(Problem::malformed(format!("`for` is `update` or is left out, not `{}`", other.escape_debug()))),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Api, Asked, empty, level_in, within, wrong_mode};
 use crate::auth::Right;
 use crate::body::ResponseBody;
 use crate::command::{
-    IdempotencyKey, Level, Matcher, Mode, NamespaceView, Preconditions, Receipt, Refusal, WriteCommand, WriteOp, Written,
+    IdempotencyKey, Level, Matcher, Mode, NamespaceView, Preconditions, Receipt, Refusal, WriteCommand, WriteOp, Written, revision_version,
 };
 use crate::fields::{self, IDEMPOTENT_REPLAYED};
 use crate::problem::{Kind, Problem};
@@ -82,9 +82,16 @@ impl Api {
 }
 
 /// Preconditions hold in strong namespaces alone: an eventual one has nobody who could say what a key's version is now.
-pub(super) fn preconditions_in(ns: &Namespace, view: &NamespaceView, asked: Preconditions) -> Result<Preconditions, Problem> {
+pub(super) fn preconditions_in(ns: &Namespace, view: &NamespaceView, mut asked: Preconditions) -> Result<Preconditions, Problem> {
     if view.mode == Mode::Eventual && !asked.is_empty() {
         return Err(wrong_mode(ns, "a conditional write"));
+    }
+    for matcher in [&mut asked.if_match, &mut asked.if_none_match] {
+        let Some(Matcher::Versions(list)) = matcher else { continue };
+        list.retain(|version| *version == revision_version(version.hlc.0));
+        if list.len() > Preconditions::VERSIONS_MAX {
+            return Err(Problem::malformed(format!("a write's precondition lists at most {} versions", Preconditions::VERSIONS_MAX)));
+        }
     }
     Ok(asked)
 }

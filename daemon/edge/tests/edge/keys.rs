@@ -43,14 +43,6 @@ async fn an_absent_key_is_a_404_with_a_receipt() {
 }
 
 #[tokio::test]
-async fn a_strong_put_says_whether_it_created() {
-    let client = Client::new();
-    assert_eq!(client.put("/v1/kv/strong/a", "1").await.status, 201);
-    assert_eq!(client.put("/v1/kv/strong/a", "2").await.status, 204);
-    assert_eq!(client.get("/v1/kv/strong/a").await.field("isochrone-consistency"), "strong");
-}
-
-#[tokio::test]
 async fn a_delete_is_204_also_when_the_key_is_absent() {
     let client = Client::new();
     client.put("/v1/kv/data/a", "1").await;
@@ -166,17 +158,6 @@ async fn what_would_break_a_namespaces_promise_is_409_and_says_which_setting_wou
     }
     assert_eq!(client.get("/v1/kv/data/a?consistency=strong").await.problem(), "wrong-mode");
     assert_eq!(client.get("/v1/kv/data/a?consistency=total").await.problem(), "malformed");
-}
-
-#[tokio::test]
-async fn preconditions_hold_in_strong_namespaces() {
-    let client = Client::new();
-    let first = client.ask("PUT", "/v1/kv/strong/a", &[("if-none-match", "*")], "1").await;
-    assert_eq!(first.status, 201);
-    assert_eq!(client.ask("PUT", "/v1/kv/strong/a", &[("if-none-match", "*")], "2").await.problem(), "precondition-failed");
-    assert_eq!(client.ask("PUT", "/v1/kv/strong/a", &[("if-match", first.field("etag"))], "2").await.status, 204);
-    assert_eq!(client.ask("PUT", "/v1/kv/strong/a", &[("if-match", first.field("etag"))], "3").await.status, 412);
-    assert_eq!(client.ask("PUT", "/v1/kv/strong/a", &[("if-match", "\"foreign\"")], "3").await.status, 412);
 }
 
 #[tokio::test]

@@ -9,5 +9,6 @@ mod listener;
 mod model;
 mod rights;
 mod sessions;
+mod strong;
 mod typed;
 mod types;

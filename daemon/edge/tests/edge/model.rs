@@ -10,9 +10,9 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use isochrone_edge::{
-    Api, Auth, Backend, EdgeLimits, Glance, Level, ListCommand, ListPage, Listed, Matcher, Mode, NamespaceView, Object, Preconditions,
-    ReadCommand, Receipt, Refusal, ResponseBody, Served, SessionToken, Source, TypedRead, TypedServed, TypedWrite, TypedWritten,
-    WriteCommand, WriteOp, Written,
+    Api, Auth, Backend, EdgeLimits, Fence, Glance, Level, ListCommand, ListPage, Listed, Matcher, Mode, NamespaceView, Object,
+    Preconditions, ReadCommand, Receipt, Refusal, ResponseBody, Served, SessionToken, Source, TypedRead, TypedServed, TypedWrite,
+    TypedWritten, WriteCommand, WriteOp, Written, revision_version,
 };
 use isochrone_ident::{Hlc, Incarnation, Key, Kind, Namespace, NodeId, Region, Version, WallMicros};
 
@@ -37,6 +37,10 @@ pub(crate) struct Model {
     typed_answers: Mutex<BTreeMap<String, (u128, TypedWritten)>>,
     /// The session token of each command that was carried out or asked for, with its key.
     pub(crate) sessions: Mutex<Vec<(String, Option<String>)>>,
+    /// The keys that were read for update.
+    pub(crate) for_update: Mutex<Vec<String>>,
+    /// The highest token that a strong key has seen of a lock.
+    fences: Mutex<BTreeMap<(Place, Arc<str>), u64>>,
 }
 
 impl Model {
@@ -52,6 +56,8 @@ impl Model {
             types: Mutex::default(),
             typed_answers: Mutex::default(),
             sessions: Mutex::default(),
+            for_update: Mutex::default(),
+            fences: Mutex::default(),
         })
     }
 
@@ -139,8 +145,11 @@ impl Model {
         let place = (command.ns.as_str().to_owned(), command.key.as_bytes().to_vec());
         let before = self.current(&place);
         hold(&command.preconditions, before.as_ref())?;
+        self.hold_fence(&place, command.preconditions.fence.as_ref())?;
+        let is_strong = command.ns.as_str() == "strong";
         let count = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
-        let version = Version { hlc: Hlc(Hlc::at(self.now()).0 + count), node: NodeId(7), incarnation: Incarnation(1) };
+        let dot = Version { hlc: Hlc(Hlc::at(self.now()).0 + count), node: NodeId(7), incarnation: Incarnation(1) };
+        let version = if is_strong { revision_version(count) } else { dot };
         self.log.lock().unwrap().push(String::from_utf8_lossy(command.key.as_bytes()).into_owned());
         match command.op {
             WriteOp::Put { value, content_type, ttl } => {
@@ -151,12 +160,23 @@ impl Model {
                 self.keys.lock().unwrap().remove(&place);
             }
         }
-        let created = (command.level == Level::Strong).then_some(before.is_none());
-        let written = Written { version, created, receipt: self.receipt(command.level), repeated: false };
+        let (created, level) = if is_strong { (Some(before.is_none()), Level::Strong) } else { (None, command.level) };
+        let written = Written { version, created, receipt: self.receipt(level), repeated: false };
         if let Some(name) = name {
             self.answers.lock().unwrap().insert(name, (command.fingerprint, written.clone()));
         }
         Ok(written)
+    }
+
+    fn hold_fence(&self, place: &Place, asked: Option<&Fence>) -> Result<(), Refusal> {
+        let Some(Fence { lock, token }) = asked.cloned() else { return Ok(()) };
+        let mut fences = self.fences.lock().unwrap();
+        let highest = fences.entry((place.clone(), Arc::clone(&lock))).or_default();
+        if token < *highest {
+            return Err(Refusal::FenceStale { lock, token, highest: *highest });
+        }
+        *highest = token;
+        Ok(())
     }
 
     fn page(&self, command: &ListCommand) -> ListPage {
@@ -183,7 +203,9 @@ impl Model {
 }
 
 fn receipt(level: Level) -> Receipt {
-    Receipt { consistency: level, region: Region::new("us-east").unwrap(), age_ms: (level == Level::Local).then_some(2500), session: None }
+    let path = (level == Level::Strong).then(|| "way=here; estimate-ms=75.2; took-ms=75.0; trips=1".into());
+    let age_ms = (level == Level::Local).then_some(2500);
+    Receipt { consistency: level, region: Region::new("us-east").unwrap(), age_ms, session: None, path }
 }
 
 fn hold(asked: &Preconditions, before: Option<&Object>) -> Result<(), Refusal> {
@@ -224,6 +246,9 @@ impl Backend for Model {
             tokio::time::sleep(delay.unwrap_or_default()).await;
             self.check()?;
             self.check_session(command.key.as_bytes(), command.session.as_ref().map(SessionToken::as_str))?;
+            if command.for_update {
+                self.for_update.lock().unwrap().push(String::from_utf8_lossy(command.key.as_bytes()).into_owned());
+            }
             Ok(self.serve(&(command.ns.as_str().to_owned(), command.key.as_bytes().to_vec()), command.level, Source::ForwardedMiss))
         })
     }

@@ -252,7 +252,7 @@ impl Core {
         let counted = first.and_then(|(_, counted)| counted).map(Datum::Counter);
         let datum = counted.or_else(|| self.shown(record.as_ref())).unwrap_or_else(|| words::empty(changing.kind));
         let session = Some(self.token_of(session, record.as_ref()));
-        let receipt = Receipt { consistency: level, region: self.me.region.clone(), age_ms: None, session };
+        let receipt = Receipt { consistency: level, region: self.me.region.clone(), age_ms: None, session, path: None };
         Ok(TypedWritten { etag: etag_of(&datum), datum, receipt, repeated })
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::api::read::Look;
 use crate::api::typed::Change;
 use crate::api::write::{Intent, preconditions_in};
 use crate::api::{Api, datum, level_in, remember, update};
@@ -148,11 +149,7 @@ fn decode(encoded: &str, member: &'static str) -> Result<Vec<u8>, Problem> {
 }
 
 fn matcher<T>(tags: Option<&str>, weak: bool, read: fn(&[u8], bool) -> Option<T>) -> Option<Matcher<T>> {
-    let tags = tags?;
-    if tags.trim() == "*" {
-        return Some(Matcher::Any);
-    }
-    Some(Matcher::Versions(tags.split(',').filter_map(|tag| read(tag.trim().as_bytes(), weak)).collect()))
+    tags.map(|tags| fields::listed(std::iter::once(tags.as_bytes()), weak, read))
 }
 
 /// An answer, as it goes out.
@@ -233,7 +230,7 @@ impl Worker {
         let view = self.api.enter(&self.identity, Right::Read, &ns)?;
         remember(&ns);
         let level = level_in(&ns, &view, self.level)?;
-        let served = self.api.serve(ns, key, level, session).await?;
+        let served = self.api.serve(Look { ns, key, level, for_update: false, session }).await?;
         let object = served.object.ok_or_else(|| Kind::NotFound.because("the key is absent"))?;
         let asked = request.preconditions();
         if asked.if_match.is_some_and(|matcher| !matcher.matches(Some(&object.version))) {
