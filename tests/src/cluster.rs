@@ -12,7 +12,7 @@ use isochrone_gossip::{Credentials, MeshOptions, PeerIdentity};
 use isochrone_ident::{ClusterName, Namespace, NodeId, Slot};
 use isochrone_placement::Capacity;
 use isochrone_replica::{DigestKey, Record, State};
-use isochrone_store::{Driver, Medium, Store, StoreOptions};
+use isochrone_store::{Driver, Medium, Store, StoreOptions, StrongOptions, StrongStore};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::clients::{desks, settled, strong};
@@ -104,11 +104,13 @@ pub async fn start(shared: &Arc<Shared>, me: usize) -> Result<Node, String> {
     let mut builder = redb::Builder::new();
     builder.set_cache_size(4 << 20);
     let council = builder.create_with_backend(disks.council.backend()).map_err(|e| format!("the council's store: {e}"))?;
+    let strong = strong_options(&environment);
     let parts = NodeParts {
         identity: identity(&shared.shape, me, shared.life(me)),
         zone: None,
         capacity: Capacity::new(100).map_err(|e| e.to_string())?,
         store,
+        strong: Box::new(move |member| StrongStore::open(Medium::Simulated(disks.strong), member, strong)),
         council,
         mesh: mesh(shared, me, environment.clone()),
         sockets: Arc::new(sockets),
@@ -126,6 +128,15 @@ fn environment(shared: &Arc<Shared>, me: usize) -> Environment {
         wall: shared.wall(me),
         seed: shared.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ me as u64 ^ (shared.life(me) as u64) << 32,
         on_fatal: Arc::new(move |reason| give_up(&told, me, reason)),
+    }
+}
+
+fn strong_options(environment: &Environment) -> StrongOptions {
+    StrongOptions {
+        disk_bytes_max: 64 << 20,
+        memory_bytes_max: 4 << 20,
+        seed: environment.seed,
+        ..StrongOptions::new(Driver::Task { sync_latency: SYNC }, Arc::clone(&environment.on_fatal))
     }
 }
 

@@ -256,9 +256,11 @@ impl Run {
         let mut disks = lock(&self.shared.disks);
         let disks = &mut disks[n];
         disks.full = false;
-        disks.store.set_capacity(None);
-        disks.store.slow_syncs(Duration::ZERO);
-        disks.store.fail_syncs(0);
+        for disk in [&disks.store, &disks.strong] {
+            disk.set_capacity(None);
+            disk.slow_syncs(Duration::ZERO);
+            disk.fail_syncs(0);
+        }
         if !disks.store.is_off() && !self.down[n] {
             disks.failing = false;
         }
@@ -327,13 +329,15 @@ impl Run {
                 let disks = &mut lock(&self.shared.disks)[node];
                 disks.failing = true;
                 disks.store.fail_syncs(1);
+                disks.strong.fail_syncs(1);
             }
             Fault::DiskFull { node, room } => {
                 let disks = &mut lock(&self.shared.disks)[node];
                 disks.full = true;
                 disks.store.set_capacity(Some(disks.store.used_bytes() + room));
+                disks.strong.set_capacity(Some(disks.strong.used_bytes() + room));
             }
-            Fault::SlowDisk { node, millis } => lock(&self.shared.disks)[node].store.slow_syncs(Duration::from_millis(millis)),
+            Fault::SlowDisk { node, millis } => self.slow_disks(node, Duration::from_millis(millis)),
         }
     }
 
@@ -356,9 +360,16 @@ impl Run {
                 let disks = &mut lock(&self.shared.disks)[node];
                 disks.full = false;
                 disks.store.set_capacity(None);
+                disks.strong.set_capacity(None);
             }
-            Fault::SlowDisk { node, .. } => lock(&self.shared.disks)[node].store.slow_syncs(Duration::ZERO),
+            Fault::SlowDisk { node, .. } => self.slow_disks(node, Duration::ZERO),
         }
+    }
+
+    fn slow_disks(&self, node: usize, by: Duration) {
+        let disks = &lock(&self.shared.disks)[node];
+        disks.store.slow_syncs(by);
+        disks.strong.slow_syncs(by);
     }
 
     fn cut_region(&self, of: usize, cut: bool) {
@@ -382,6 +393,7 @@ impl Run {
             let mut disks = lock(&self.shared.disks);
             disks[n].store.crash(seed);
             disks[n].council.crash(seed ^ 1);
+            disks[n].strong.crash(seed ^ 2);
             disks[n].failing = false;
             if !disks[n].made {
                 disks[n] = Disks::default();

@@ -92,6 +92,8 @@ pub struct Disks {
     pub store: SimDisk,
     /// The council's.
     pub council: SimDisk,
+    /// The strong store's.
+    pub strong: SimDisk,
     /// Whether a fault makes them fail at the moment, so that the daemon may give up.
     pub failing: bool,
     /// Whether the store's is full, so that a daemon can't even write down that it has started.

@@ -79,7 +79,7 @@ impl Client<'_> {
             Glance::Answer(served) => served,
             Glance::Ask => {
                 let deadline = Instant::now() + PATIENCE;
-                self.node.read(ReadCommand { ns, key, level: Level::Local, session: None, deadline }).await?
+                self.node.read(ReadCommand { ns, key, level: Level::Local, session: None, deadline, for_update: false }).await?
             }
         };
         self.book.check_age(&name, &served);

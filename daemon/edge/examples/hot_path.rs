@@ -39,6 +39,7 @@ impl Fixed {
             region: self.region.clone(),
             age_ms: Some(0),
             session: session.map(|_| Arc::clone(&self.token)),
+            path: None,
         };
         Served { object: self.objects.get(key).cloned(), receipt, source: Source::Hit }
     }

@@ -25,7 +25,7 @@
 //! through or read from in the last seconds. A node that starts to serve a slot may do so only once it is filled: a pruned token relies on it.
 //!
 //! # The token
-//! Base64url without padding, over: format (1 byte), cluster tag (8), floor (variable), then newest first each node's id (16) and time
+//! Base64url without padding, over: format (1 byte), cluster tag (8), floor (variable), in format 2 when strong keys were seen last (variable), then newest first each node's id (16) and time
 //! (variable: the first as it is, the others as the distance to the one before), and a checksum (4). In characters, with daemons that were
 //! seen within a minute: 52 for 1 node, 108 for 3, 303 for 10, under 1,000 for 40 and for 5,000 (a test holds these figures). Node
 //! ids are told in full: half of each would do to tell nodes apart, and save a third of the bytes where a token names many, but a reader
@@ -54,6 +54,8 @@ const NODES_MAX: usize = 35;
 /// Nodes that a record's causes name at most.
 const CAUSES_MAX: usize = 8;
 const FORMAT: u8 = 1;
+/// As [`FORMAT`], with the time of [`Session::note_strong`] after the floor.
+const FORMAT_STRONG: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
 
 /// What tells the tokens of one cluster from those of another.
@@ -74,6 +76,9 @@ impl ClusterTag {
 pub struct Session {
     floor: Hlc,
     seen: BTreeMap<NodeId, Hlc>,
+    /// Of the session alone: causes and peers have no use for it.
+    #[serde(skip)]
+    strong: Hlc,
 }
 
 /// Why a token is refused. Nothing of it was taken.
@@ -124,6 +129,18 @@ impl Session {
         }
     }
 
+    /// The session has seen strong keys as they were at that time of the daemon that answered: a copy of one must be from after it (Q17).
+    pub fn note_strong(&mut self, at: Hlc) {
+        self.strong = self.strong.max(at);
+    }
+
+    /// The latest time at which the session has seen a strong key; [`Hlc::ZERO`] when it has seen none. No part of [`Session::latest`] and
+    /// [`Session::is_empty`]: on the eventual path nothing depends on it.
+    #[must_use]
+    pub const fn strong(&self) -> Hlc {
+        self.strong
+    }
+
     /// The session depends on a write, and on what that depended on.
     pub fn note_write(&mut self, version: Version, causes: &Causes) {
         self.note(version.node, version.hlc);
@@ -139,6 +156,7 @@ impl Session {
     pub fn join(&mut self, other: &Self) {
         self.raise_floor(other.floor);
         other.seen.iter().for_each(|(&node, &hlc)| self.note(node, hlc));
+        self.note_strong(other.strong);
     }
 
     /// Leaves out what every replica has for ever ([`Horizon::stable_through`]).
@@ -220,9 +238,13 @@ impl Session {
     }
 
     fn write(&self, cluster: ClusterTag) -> String {
-        let mut bytes = vec![FORMAT];
+        let has_strong = self.strong > Hlc::ZERO;
+        let mut bytes = vec![if has_strong { FORMAT_STRONG } else { FORMAT }];
         bytes.extend_from_slice(&cluster.0.to_le_bytes());
         put_number(&mut bytes, self.floor.0);
+        if has_strong {
+            put_number(&mut bytes, self.strong.0);
+        }
         let mut before = None;
         for (hlc, node) in self.newest_first() {
             bytes.extend_from_slice(&node.0.to_le_bytes());
@@ -246,7 +268,7 @@ impl Session {
         if of != cluster {
             return Err(BadToken::OtherCluster);
         }
-        let ahead_ms = session.latest().wall().0.saturating_sub(now.0).div_ceil(1000);
+        let ahead_ms = session.latest().max(session.strong).wall().0.saturating_sub(now.0).div_ceil(1000);
         if ahead_ms > ahead_ms_max { Err(BadToken::FromTheFuture { ahead_ms }) } else { Ok(session) }
     }
 }
@@ -260,9 +282,14 @@ fn read(text: &str) -> Option<(ClusterTag, Session)> {
     if checksum(body) != *sum {
         return None;
     }
-    let (&FORMAT, body) = body.split_first()? else { return None };
+    let (&format, body) = body.split_first()?;
     let (cluster, mut body) = body.split_first_chunk()?;
     let mut session = Session { floor: Hlc(take_number(&mut body)?), ..Session::default() };
+    match format {
+        FORMAT => {}
+        FORMAT_STRONG => session.strong = Hlc(take_number(&mut body)?),
+        _ => return None,
+    }
     let mut before = None;
     while !body.is_empty() {
         let (node, rest) = body.split_first_chunk()?;
@@ -482,6 +509,18 @@ mod tests {
             made.raise_floor(Hlc(floor));
             made
         })
+    }
+
+    #[test]
+    fn q17_a_token_carries_when_strong_keys_were_seen_and_the_eventual_path_does_not_wait_for_that() {
+        let (mut session, tag) = (Session::default(), ClusterTag(7));
+        let before = session.encode(tag);
+        session.note_strong(Hlc::at(WallMicros(5_000_000)));
+        session.note_strong(Hlc::at(WallMicros(4_000_000)));
+        let read = Session::decode(&session.encode(tag), tag, WallMicros(5_000_000), 500).expect("a token");
+        assert_eq!((&read, read.strong(), read.is_empty()), (&session, Hlc::at(WallMicros(5_000_000)), true));
+        assert!(session.encode(tag).len() > before.len(), "who has seen none has a token of the first format");
+        assert_eq!(Session::decode(&session.encode(tag), tag, WallMicros(1_000_000), 500), Err(BadToken::FromTheFuture { ahead_ms: 4000 }));
     }
 
     proptest! {

@@ -16,7 +16,7 @@ use super::actors::Actors;
 use super::options::{Environment, NodeOptions};
 use super::stamp::Stamps;
 use super::view::View;
-use super::{copies::Copies, feeds::Feeds, fill::Filled, repair::Repair, traffic::Traffic};
+use super::{copies::Copies, feeds::Feeds, fill::Filled, repair::Repair, strong::Strong, traffic::Traffic};
 
 /// The shared state of one running node. Everything in it is either immutable, exchanged whole, or behind a lock that is held for
 /// a few instructions and never across an await.
@@ -50,6 +50,7 @@ pub(crate) struct Core {
     pub(crate) feeds: Feeds,
     pub(crate) filled: Mutex<Filled>,
     pub(crate) repair: Repair,
+    pub(crate) strong: Arc<Strong>,
     pub(crate) refusals_of_peers: Mutex<BTreeMap<NodeId, String>>,
     pub(crate) stop: watch::Sender<bool>,
 }

@@ -12,6 +12,8 @@ use super::wire;
 const NODE: FactKey = FactKey::fixed("node");
 const STORE: FactKey = FactKey::fixed("store");
 const INCARNATION: FactKey = FactKey::fixed("incarnation");
+/// That a strong store was made beside this one.
+const STRONG: FactKey = FactKey::fixed("strong");
 /// The latest time of any record that was written.
 pub(crate) const HLC_HIGH: FactKey = FactKey::fixed("hlc");
 /// The latest time that this node has promised to take nothing at or below.
@@ -48,6 +50,11 @@ pub enum IdentityError {
     /// The incarnation could not be made durable; no message may be sent.
     #[error("the start could not be recorded: {0}")]
     Write(#[from] WriteError),
+    /// The strong store is gone, and with it what this member has promised to others (Q15).
+    #[error(
+        "the strong store (strong.redb) is missing or new, although this node has had one: a lost disk is a new member, so remove this node with `isochrone members remove`, empty its data directory and issue a new certificate"
+    )]
+    StrongLost,
     /// A fact is there but makes no sense.
     #[error("the store's {0} cannot be understood")]
     Malformed(&'static str),
@@ -89,6 +96,22 @@ pub(crate) async fn recall(store: &Store, node: NodeId, seed: u64) -> Result<Rec
     let promised: Hlc = read(store, &PROMISED, "promised time")?.unwrap_or_default();
     let trimmed = read(store, &TRIMMED, "trimmed place")?.unwrap_or_default();
     Ok(Recalled { store: store_id, incarnation, last: written.max(promised), trimmed })
+}
+
+/// Notes that there is a strong store beside this one, which is new if `is_new`; returns once that is on disk.
+///
+/// # Errors
+/// [`IdentityError::StrongLost`] when there should have been one already; no message may be sent then.
+pub(crate) async fn recall_strong(store: &Store, is_new: bool) -> Result<(), IdentityError> {
+    match read::<bool>(store, &STRONG, "note of a strong store")? {
+        Some(true) if is_new => Err(IdentityError::StrongLost),
+        Some(true) => Ok(()),
+        _ => {
+            let facts = vec![(STRONG, Some(wire::encode(&true)))];
+            store.commit(WriteSet { facts, durability: Durability::AtOnce, ..WriteSet::default() }).await?;
+            Ok(())
+        }
+    }
 }
 
 /// Makes an empty store go on from where another one of the same node ended (E7): the next start has a higher number (M1), and gives no time at or

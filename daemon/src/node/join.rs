@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use isochrone_config::{ClusterSpec, Keeping};
 use isochrone_council::{Command, JoinError, Observations, ProposeError, Refusal};
-use isochrone_gossip::{Call, Liveness, Mesh};
+use isochrone_gossip::{Call, Liveness, Mesh, Traffic as Class};
 use isochrone_ident::{NodeId, Region, Slot};
 use isochrone_placement::RoundTrips;
 use rand::rngs::StdRng;
@@ -18,6 +18,7 @@ use super::sender;
 use super::service::{Doorkeeper, wire_error};
 use super::start::Hooks;
 use super::start_over::StartOver;
+use super::strong;
 use super::traffic::Traffic;
 use super::view::View;
 use super::wire;
@@ -160,6 +161,8 @@ pub(crate) async fn follow(core: Arc<Core>, doorkeeper: Arc<Doorkeeper>, hooks: 
         for peer in core.others() {
             if fed.insert(peer) {
                 core.spawn(sender::feed(Arc::clone(&core), peer));
+                core.spawn(strong::keep(Arc::clone(&core), peer, Class::Foreground));
+                core.spawn(strong::keep(Arc::clone(&core), peer, Class::Bulk));
             }
         }
         let members: BTreeSet<NodeId> = core.others().into_iter().collect();
@@ -204,6 +207,7 @@ pub(crate) fn adopt(core: &Core, doorkeeper: &Doorkeeper, hooks: &Hooks) {
             horizon.forget_sent();
         }
     });
+    core.strong.adopt(&state);
     core.view_changed.send_replace(applied);
 }
 

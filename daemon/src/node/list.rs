@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use isochrone_config::Mode;
 use isochrone_edge::{Level, ListCommand, ListPage, Listed, Receipt, Refusal};
 use isochrone_gossip::{Call, Traffic};
 use isochrone_ident::{Key, Kind, Namespace, NodeId, Slot};
@@ -32,10 +33,13 @@ pub(crate) struct Page {
 }
 
 impl Core {
-    /// Lists keys of an eventual namespace.
+    /// Lists keys of a namespace: in a strong one its quorums do.
     pub(crate) async fn list(&self, command: ListCommand) -> Result<ListPage, Refusal> {
         let view = self.view.load_full();
         let Some(spec) = view.namespace(&command.ns) else { return Err(Refusal::NoSuchNamespace(command.ns)) };
+        if spec.mode == Mode::Strong {
+            return self.list_strong(command).await;
+        }
         check_level(spec, command.level)?;
         let session = self.session_of(command.session.as_ref().map(isochrone_edge::SessionToken::as_str))?;
         let request = ListRequest {

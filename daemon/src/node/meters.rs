@@ -6,6 +6,7 @@ use metrics::{Unit, describe_counter, describe_gauge};
 pub(crate) fn describe() {
     super::copies::describe();
     super::repair::describe();
+    super::strong::describe();
     describe_gauge!("isochrone_build_info", "Always 1; the version is a label");
     describe_counter!("isochrone_node_refused_total", "Writes refused before anything was done, by reason");
     describe_counter!("isochrone_node_feed_sent_entries_total", "Records sent to replicas");

@@ -9,6 +9,7 @@
 //!   council ──state──> join::adopt ──> View (placement, namespaces, members), Delivery, Horizon
 //!   view.moving ──> fill (FETCH from a replica) ──> drive (the leader completes slots)
 //!   heartbeats ──> Horizon ──> upkeep: trims the log, tells how far it is stable, forgets tombstones
+//!   edge ──Command──> strong ──> quorums of daemons (QUORUM, STRONG), for strong namespaces
 //!   digests ──> repair (COMPARE with a replica, PULL what is missing) ──> store
 //! ```
 //!
@@ -42,6 +43,7 @@ mod settings;
 mod stamp;
 mod start;
 mod start_over;
+mod strong;
 mod take;
 mod traffic;
 mod typed;
@@ -55,5 +57,5 @@ pub use identity::IdentityError;
 pub use options::Mutation;
 pub use options::{Environment, NodeOptions, WallClock};
 pub use run::{LoadAgain, run};
-pub use start::{Hooks, Node, NodeParts, StartError, TakeTokens};
+pub use start::{Hooks, MakeStrong, Node, NodeParts, StartError, TakeTokens};
 pub use start_over::{StartOver, StartsOver};

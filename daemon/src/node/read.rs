@@ -12,9 +12,10 @@ use super::view::View;
 /// Whether the level can be given in that namespace by this version.
 pub(crate) fn check_level(spec: &NamespaceSpec, level: Level) -> Result<(), Refusal> {
     match (spec.mode, level) {
-        (NamespaceMode::Strong, _) => Err(Refusal::NotBuilt {
-            what: "the strong path".into(),
-            instead: "use a namespace with mode = \"eventual\", such as `data`".into(),
+        (NamespaceMode::Strong, _) => Err(Refusal::WrongMode {
+            ns: spec.name.clone(),
+            asked: "a counter, set, map or register".into(),
+            allowed_by: "mode = \"eventual\"".into(),
         }),
         (NamespaceMode::Eventual, Level::Local | Level::Quorum) => Ok(()),
         (NamespaceMode::Eventual, Level::Strong) => {
@@ -58,6 +59,9 @@ impl Core {
     pub(crate) async fn read(&self, command: ReadCommand) -> Result<Served, Refusal> {
         let view = self.view.load_full();
         let Some(spec) = view.namespace(&command.ns) else { return Err(Refusal::NoSuchNamespace(command.ns)) };
+        if spec.mode == NamespaceMode::Strong {
+            return self.read_strong(spec, command).await;
+        }
         check_level(spec, command.level)?;
         let session = self.session_of(command.session.as_ref().map(isochrone_edge::SessionToken::as_str))?;
         let wanted = Wanted {

@@ -12,7 +12,7 @@ use isochrone_edge::{Admin, AdminListener, Api, Auth, Backend, ClientListener, L
 use isochrone_gossip::{Credentials, MeshOptions, PeerIdentity, Sockets};
 use isochrone_ident::{NodeId, WallMicros};
 use isochrone_placement::Capacity;
-use isochrone_store::{Medium, Store};
+use isochrone_store::{Medium, Store, StrongStore};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rand::Rng;
 use rustls::pki_types::CertificateDer;
@@ -246,6 +246,7 @@ async fn start_node(
         zone: settings.node.zone.clone(),
         capacity: Capacity::new(settings.node.capacity).context("node.capacity")?,
         store,
+        strong: strong_store(settings, &environment),
         council,
         sockets,
         hooks: hooks(live, end),
@@ -367,6 +368,15 @@ async fn open_store(settings: &NodeSettings, environment: &Environment) -> anyho
         open()
     });
     opened.await.context("opening the store")?
+}
+
+fn strong_store(settings: &NodeSettings, environment: &Environment) -> super::start::MakeStrong {
+    let (path, options) = (settings.node.data_dir.join("strong.redb"), settings::strong_store_options(settings, environment));
+    Box::new(move |member| {
+        create_whole(&path)
+            .map_err(|error| isochrone_store::OpenError::Disk { medium: path.display().to_string(), detail: format!("{error:#}") })?;
+        StrongStore::open(Medium::File(path), member, options)
+    })
 }
 
 fn open_council(data_dir: &Path) -> anyhow::Result<redb::Database> {

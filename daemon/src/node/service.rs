@@ -65,6 +65,7 @@ impl Service for Router {
                 wire::PULL => core.answer_pull(&body),
                 wire::MEND => core.answer_mend(&body).await,
                 wire::COMPARE => core.answer_compare(from, &body).await,
+                wire::STRONG => core.answer_strong(from, &body, deadline).await,
                 other => Err(format!("this version has no service {other:?}")),
             };
             answer.map_err(Refused)
@@ -78,6 +79,9 @@ impl Service for Router {
             }
             Ok(core) if service == wire::COPIES => {
                 tokio::spawn(core.announce_to(from, channel));
+            }
+            Ok(core) if service == wire::QUORUM => {
+                tokio::spawn(core.serve_quorum(from, channel));
             }
             // Dropping the channel tells the peer, which tries again later.
             _ => drop(channel),

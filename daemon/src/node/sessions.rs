@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isochrone_edge::Refusal;
+use isochrone_ident::Hlc;
 use isochrone_replica::{BadToken, Causes, ClusterTag, Lack, Record, Session};
 use tokio::time::Instant;
 
@@ -69,7 +70,8 @@ impl Core {
     /// The token of an answer: what the session has seen now, less what is stable everywhere.
     pub(crate) fn token(&self, mut session: Session) -> Arc<str> {
         session.prune(self.stable());
-        if session.is_empty() { Arc::clone(&self.empty_token) } else { session.encode(ClusterTag::of(&self.cluster)).into() }
+        let is_empty = session.is_empty() && session.strong() == Hlc::ZERO;
+        if is_empty { Arc::clone(&self.empty_token) } else { session.encode(ClusterTag::of(&self.cluster)).into() }
     }
 
     /// The token of an answer that shows a record, or that there is none.

@@ -10,7 +10,7 @@ use isochrone_edge::{EdgeLimits, Grant, Right, Scope, Token};
 use isochrone_gossip::{Bounds, EmulatedSockets, LinkShape, RealSockets, Sockets};
 use isochrone_ident::Region;
 use isochrone_replica::{ClockLimits, DigestKey};
-use isochrone_store::{Driver, StoreOptions};
+use isochrone_store::{Driver, StoreOptions, StrongOptions as StrongStoreOptions};
 
 use super::emulate::EmulatedNetwork;
 use super::options::{CopyOptions, Environment, Hints, NodeOptions, RepairOptions, StrongOptions, TypedBounds};
@@ -118,6 +118,19 @@ pub(crate) fn store_options(settings: &NodeSettings, environment: &Environment) 
         seed: environment.seed,
         digest_key: Some(DigestKey::of(&settings.node.cluster)),
         ..StoreOptions::new(Driver::Thread, Arc::clone(&environment.wall), Arc::clone(&environment.on_fatal))
+    }
+}
+
+/// The strong store's.
+pub(crate) fn strong_store_options(settings: &NodeSettings, environment: &Environment) -> StrongStoreOptions {
+    let strong = &settings.strong;
+    StrongStoreOptions {
+        disk_bytes_max: settings.store.disk_bytes.as_u64(),
+        memory_bytes_max: strong.memory_bytes.as_u64(),
+        queue_rows_max: strong.store_queue,
+        queue_bytes_max: strong.store_queue_bytes.as_u64(),
+        seed: environment.seed,
+        ..StrongStoreOptions::new(Driver::Thread, Arc::clone(&environment.on_fatal))
     }
 }
 

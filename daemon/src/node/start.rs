@@ -15,7 +15,7 @@ use isochrone_gossip::{Mesh, MeshOptions, PeerIdentity, Sockets};
 use isochrone_ident::{Epoch, Namespace, NodeId, Zone};
 use isochrone_placement::Capacity;
 use isochrone_replica::{ClusterTag, Delivery, Horizon, Sequence, Session};
-use isochrone_store::Store;
+use isochrone_store::{OpenError, Store, StrongStore};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -32,6 +32,7 @@ use super::repair::{self, Repair};
 use super::service::{Doorkeeper, MeshWire, Router};
 use super::stamp::Stamps;
 use super::start_over::StartOver;
+use super::strong::{self, Strong};
 use super::traffic::Traffic;
 use super::upkeep;
 use super::view::View;
@@ -80,6 +81,8 @@ pub struct NodeParts {
     pub capacity: Capacity,
     /// Its store, open.
     pub store: Store,
+    /// Opens the store of the quorum path's acceptor for that member, which must be the same at every start (Q15).
+    pub strong: MakeStrong,
     /// Where the council keeps its log.
     pub council: redb::Database,
     /// Makes the mesh's options, once store id and incarnation are known.
@@ -96,12 +99,18 @@ pub struct NodeParts {
     pub environment: Environment,
 }
 
+/// Opens a strong store.
+pub type MakeStrong = Box<dyn FnOnce(isochrone_quorum::Member) -> Result<StrongStore, OpenError> + Send>;
+
 /// Why a node did not start. No request was taken.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Its store does not say who it is.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Its strong store can't be opened.
+    #[error("the strong store: {0}")]
+    Strong(#[from] OpenError),
     /// The mesh did not start.
     #[error(transparent)]
     Mesh(#[from] isochrone_gossip::StartError),
@@ -130,6 +139,9 @@ impl Node {
         let recalled = identity::recall(&parts.store, parts.identity.node, parts.environment.seed).await?;
         let actors =
             Actors::recall(&parts.store, parts.identity.node, parts.environment.seed, recalled.incarnation, &parts.options).await?;
+        let acceptor = isochrone_quorum::Member { node: parts.identity.node, store: recalled.store };
+        let strong = (parts.strong)(acceptor)?;
+        identity::recall_strong(&parts.store, strong.is_new()).await?;
         let router = Arc::new(Router::default());
         let doorkeeper = Arc::new(Doorkeeper::default());
         let options = (parts.mesh)(recalled.store, recalled.incarnation);
@@ -149,11 +161,29 @@ impl Node {
         council_options.observations = Arc::new(seen);
         council_options.on_fatal = Arc::clone(&parts.environment.on_fatal);
         council_options.away_max = parts.options.away_max;
+        council_options.completes_strong = false;
         (parts.council_options)(&mut council_options);
         let council = Council::start(council_options, parts.council, Arc::new(MeshWire(mesh.clone()))).await?;
         router.council_is(council.clone());
-        let shared =
-            Shared { me, traffic, mesh, council, store: parts.store, actors, options: parts.options, environment: parts.environment };
+        let strong = Strong::new(strong::Parts {
+            me: acceptor,
+            incarnation: recalled.incarnation,
+            store: strong,
+            mesh: mesh.clone(),
+            environment: &parts.environment,
+            options: &parts.options,
+        });
+        let shared = Shared {
+            me,
+            traffic,
+            mesh,
+            council,
+            store: parts.store,
+            strong,
+            actors,
+            options: parts.options,
+            environment: parts.environment,
+        };
         let core = assemble(shared, parts.identity.cluster, &recalled)?;
         let hooks = Arc::new(parts.hooks);
         join::adopt(&core, &doorkeeper, &hooks);
@@ -170,6 +200,7 @@ impl Node {
         self.core.council.shutdown().await;
         self.core.mesh.leave().await;
         self.core.actors.close(&self.core.store).await;
+        self.core.strong.close().await;
         self.core.store.clone().close().await;
     }
 
@@ -205,13 +236,14 @@ struct Shared {
     mesh: Mesh,
     council: Council,
     store: Store,
+    strong: Arc<Strong>,
     actors: Actors,
     options: NodeOptions,
     environment: Environment,
 }
 
 fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Recalled) -> Result<Arc<Core>, StartError> {
-    let Shared { me, traffic, mesh, council, store, actors, options, environment } = shared;
+    let Shared { me, traffic, mesh, council, store, strong, actors, options, environment } = shared;
     let view = View::of(&council.state(), me.node);
     store.trim_log(recalled.trimmed);
     let delivery = Delivery::new(recalled.trimmed, view.phase_number());
@@ -244,6 +276,7 @@ fn assemble(shared: Shared, cluster: isochrone_ident::ClusterName, recalled: &Re
         feeds: Feeds::new(),
         filled: Mutex::new(Filled::default()),
         repair: Repair::new(),
+        strong,
         refusals_of_peers: Mutex::new(BTreeMap::new()),
         stop: watch::Sender::new(false),
     }))
@@ -269,6 +302,10 @@ fn spawn_tasks(core: &Arc<Core>, doorkeeper: &Arc<Doorkeeper>, hooks: &Arc<Hooks
     core.spawn(copies::follow_all(Arc::clone(core)));
     core.spawn(fill::fill(Arc::clone(core)));
     core.spawn(fill::drive(Arc::clone(core)));
+    core.spawn(Arc::clone(&core.strong).tick());
+    core.spawn(strong::drive(Arc::clone(core)));
+    core.spawn(strong::forget(Arc::clone(core)));
+    core.spawn(Arc::clone(core).follow_writers());
     if core.options.repair.interval.0 < std::time::Duration::MAX {
         core.spawn(repair::rounds(Arc::clone(core)));
     }

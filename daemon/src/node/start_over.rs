@@ -4,7 +4,7 @@
 //!   told so ----> drain ----> removed-<time>/unacknowledged/   what nobody else may have, ready to be imported
 //!                       ----> start-over.json                  from here on it is decided, whatever crashes
 //!   the process ends, and is started again
-//!   start-over.json is there ----> data.redb, council.redb to removed-<time>/, each once
+//!   start-over.json is there ----> data.redb, strong.redb, council.redb to removed-<time>/, each once
 //!                            ----> an empty store, which goes on from the old one's start number and time (M1, E3)
 //!                            ----> joins through the members that the old one knew ----> filled
 //!   it is a member ----> start-over.json to removed-<time>/
@@ -36,7 +36,7 @@ const MARKER: &str = "start-over.json";
 /// Version of the file. One of another version is refused.
 const FORMAT: u32 = 1;
 /// What is moved aside, in this order.
-const STORES: [&str; 2] = ["data.redb", "council.redb"];
+const STORES: [&str; 3] = ["data.redb", "strong.redb", "council.redb"];
 /// Where in the folder the writes go that can be imported, a file a namespace.
 const UNACKNOWLEDGED: &str = "unacknowledged";
 /// The file in the folder for those that can't be imported.
@@ -100,7 +100,9 @@ pub(crate) enum MarkerError {
     #[error("starting over: {0}")]
     Io(#[from] io::Error),
     /// It was written by another version, or by hand.
-    #[error("starting over: {MARKER} cannot be understood: move data.redb and council.redb to another folder and delete it to begin empty")]
+    #[error(
+        "starting over: {MARKER} cannot be understood: move data.redb, strong.redb and council.redb to another folder and delete it to begin empty"
+    )]
     Malformed,
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use isochrone_config::Mode;
 use isochrone_edge::{IdempotencyKey, Level, Receipt, Refusal, WriteCommand, WriteOp, Written};
 use isochrone_ident::{Key, Kind, Namespace, Version};
 use isochrone_replica::{Live, Record, Sequence, Session};
@@ -26,8 +27,11 @@ pub(crate) struct FirstAnswer {
 }
 
 impl Core {
-    /// Takes a write in an eventual namespace.
+    /// Takes a write: in a strong namespace its quorum does.
     pub(crate) async fn take(self: &Arc<Self>, command: WriteCommand) -> Result<Written, Refusal> {
+        if self.view.load().namespace(&command.ns).is_some_and(|spec| spec.mode == Mode::Strong) {
+            return self.write_strong(command).await;
+        }
         let session = self.session_of(command.session.as_ref().map(isochrone_edge::SessionToken::as_str))?;
         let view = self.view.load_full();
         let evictable = self.check_write(&view, &command.ns, &command.key, command.level)?;

@@ -30,6 +30,10 @@ pub(crate) const MEND: ServiceId = ServiceId(8);
 pub(crate) const COMPARE: ServiceId = ServiceId(9);
 /// The stream on which a replica tells a daemon that holds copies what has changed (E10).
 pub(crate) const COPIES: ServiceId = ServiceId(10);
+/// The channels on which proposers ask acceptors (rules Q): one for what is small, one for what is bulky.
+pub(crate) const QUORUM: ServiceId = ServiceId(11);
+/// What one daemon's quorum path asks of another's as a whole: a wish that is handed over, a listing, who owns what.
+pub(crate) const STRONG: ServiceId = ServiceId(12);
 
 /// On the replication stream, from the daemon that took the writes.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -198,7 +198,7 @@ fn q15_a_row_that_cannot_be_read_is_never_taken_for_an_absent_one() {
         });
     };
     damaged(|store| assert_eq!(store.key(slot_of("a"), &name("a")), None));
-    damaged(|store| assert_eq!(keys(&store, slot_of("a"), None, 10), Vec::new()));
+    damaged(|store| assert_eq!(keys(store, slot_of("a"), None, 10), Vec::new()));
     damaged(|store| drop(store.list(&name("a").namespace, b"", None, 10, &|_| true).expect_err("it can't be listed")));
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use isochrone_ident::Slot;
-use isochrone_quorum::{KeyName, KeyState, Place, Row, SlotState, View};
+use isochrone_quorum::{KeyName, KeyState, Place, Row, SlotState};
 use isochrone_store::{StrongOptions, StrongStore};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

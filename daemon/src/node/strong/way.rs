@@ -1,0 +1,58 @@
+//! Q12: which way a write goes, from measured round trips.
+
+use std::time::Duration;
+
+use isochrone_ident::{NodeId, Region};
+use isochrone_quorum::{Choice, Configuration, Estimates, Member, choose_way, nearest_quorum_micros};
+
+use super::Strong;
+use crate::node::core::Core;
+
+/// A round trip to this daemon's own acceptor, or inside a region of which nothing was measured: the disk's sync and a message, in microseconds.
+const NEAR_MICROS: u64 = 500;
+
+fn micros(trip: Duration) -> u64 {
+    u64::try_from(trip.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Strong {
+    /// The round trip to a daemon, in microseconds; `None` while nobody answers there.
+    pub(crate) fn micros_to(&self, node: NodeId) -> Option<u64> {
+        if node == self.me.node {
+            return Some(NEAR_MICROS);
+        }
+        let peers = self.mesh.peers();
+        let peer = peers.get(node)?;
+        let is_up = peer.link.is_healthy() && self.mesh.is_connected(node);
+        peer.round_trip.filter(|_| is_up).map(micros)
+    }
+
+    /// The round trip from here to the slot's nearest quorum.
+    pub(crate) fn majority_micros(&self, configuration: &Configuration) -> Option<u64> {
+        nearest_quorum_micros(configuration, |member| self.micros_to(member.node))
+    }
+}
+
+impl Core {
+    /// The cheaper way for a write of a slot whose owner that is.
+    pub(crate) fn way(&self, configuration: &Configuration, owner: NodeId, is_warm: bool) -> Choice {
+        let majority_micros = self.strong.majority_micros(configuration);
+        let is_here = owner == self.id();
+        let owner_micros = if is_here { None } else { self.strong.micros_to(owner) };
+        let owner_majority_micros = owner_micros.and_then(|_| self.majority_micros_of(configuration, owner));
+        choose_way(&Estimates { majority_micros, is_warm, owner_micros, owner_majority_micros })
+    }
+
+    /// The round trip from another daemon to the slot's nearest quorum, by the regions' matrix (M6). The matrix remembers who is gone for a while: whom this daemon
+    /// cannot reach is left out.
+    fn majority_micros_of(&self, configuration: &Configuration, node: NodeId) -> Option<u64> {
+        let (view, matrix) = (self.view.load(), self.mesh.round_trips());
+        let region_of = |node: NodeId| view.members.get(&node).map(|member| &member.region);
+        let from = region_of(node)?;
+        let between = |to: &Region| if to == from { Some(NEAR_MICROS) } else { matrix.get(from, to).map(micros) };
+        nearest_quorum_micros(configuration, |member: Member| match member.node {
+            itself if itself == node => Some(NEAR_MICROS),
+            other => self.strong.micros_to(other).and_then(|_| between(region_of(other)?)),
+        })
+    }
+}
