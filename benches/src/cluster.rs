@@ -86,12 +86,17 @@ impl Cluster {
     /// # Errors
     /// Likewise, also when a setting is not known.
     pub fn start_with(setup: &Setup, settings: &[String]) -> Result<Self, Failure> {
+        Self::start_as(setup, &set(settings))
+    }
+
+    /// As [`Cluster::start`], with further flags of `dev`.
+    ///
+    /// # Errors
+    /// Likewise, also when a flag is not known.
+    pub fn start_as(setup: &Setup, flags: &[String]) -> Result<Self, Failure> {
         let scratch = setup.scratch()?;
         let mut command = Command::new(&setup.binary);
-        command.args(["dev", "-o", "json", "--port-base", "0", "--fresh", "--data-dir"]).arg(scratch.path().join("dev"));
-        settings.iter().for_each(|setting| {
-            command.arg("--set").arg(setting);
-        });
+        command.args(["dev", "-o", "json", "--port-base", "0", "--fresh", "--data-dir"]).arg(scratch.path().join("dev")).args(flags);
         let started = Instant::now();
         let mut dev = Process::start(&mut command, &scratch.path().join("dev.log"))?;
         let line = first_line(&mut dev, READY_MAX)?;
@@ -113,7 +118,15 @@ impl Cluster {
     /// # Errors
     /// Likewise.
     pub fn settled_with(setup: &Setup, settings: &[String]) -> Result<Self, Failure> {
-        let cluster = Self::start_with(setup, settings)?;
+        Self::settled_as(setup, &set(settings))
+    }
+
+    /// As [`Cluster::settled`], with further flags of `dev`.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn settled_as(setup: &Setup, flags: &[String]) -> Result<Self, Failure> {
+        let cluster = Self::start_as(setup, flags)?;
         let by = Instant::now() + SETTLE_MAX;
         for probe in 0..PROBES {
             cluster.region(probe).put(&format!("probe/{probe}"), b"probe")?;
@@ -127,6 +140,32 @@ impl Cluster {
             }
         }
         Ok(cluster)
+    }
+
+    /// Waits until strong writes go through every region.
+    ///
+    /// # Errors
+    /// When that takes longer than a minute; with what a daemon answers.
+    pub fn await_strong(&self) -> Result<(), Failure> {
+        let by = Instant::now() + SETTLE_MAX;
+        for region in &self.regions {
+            let mut wire = Wire::connect(region.http, PATIENCE)?;
+            for probe in 0..PROBES {
+                let request = wire::put(&format!("/v1/kv/strong/probe/{}/{probe}", region.name), b"probe");
+                loop {
+                    let answer = wire.ask(&request)?;
+                    if answer.is_ok() {
+                        break;
+                    }
+                    if Instant::now() > by {
+                        let said = String::from_utf8_lossy(answer.body).into_owned();
+                        return Err(format!("{} answers {} to a strong write: {said}", region.name, answer.status).into());
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A region by any number.
@@ -150,6 +189,11 @@ impl Cluster {
         let ms = self.one_way_ms.get(from).and_then(|row| row.get(to)).copied().unwrap_or(0.0);
         Duration::from_secs_f64(ms.max(0.0) / 1e3)
     }
+}
+
+/// Flags for settings.
+fn set(settings: &[String]) -> Vec<String> {
+    settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]).collect()
 }
 
 impl Drop for Cluster {

@@ -1,6 +1,6 @@
-//! Writes on many connections from one thread, over HTTP or Redis' protocol alike: each connection sends its next request when it has the
+//! Requests on many connections from one thread, over HTTP, gRPC or Redis' protocol alike: each connection sends its next request when it has the
 //! answer to the last, at once or when the next is due. Requests are built beforehand but for the digits of their key, an answer is looked at
-//! no further than needed, and one wait of the kernel serves all connections: the client costs the same for both protocols and leaves the
+//! no further than needed, and one wait of the kernel serves all connections: the client costs the same for every protocol and leaves the
 //! processors to the server.
 
 use std::io;
@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::Failure;
+use crate::grpc;
 use crate::latency::Latencies;
 use crate::pace::Schedule;
 use crate::resp;
@@ -33,6 +34,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Http,
+    Grpc,
     Resp,
 }
 
@@ -55,7 +57,19 @@ impl Request {
     /// A PUT of a value under `prefix` and the key's number.
     #[must_use]
     pub fn put(prefix: &str, value: &[u8]) -> Self {
-        Self::http("PUT", &format!("{prefix}{PLACE}"), "", value)
+        Self::http("PUT", &Self::placed(prefix), "", value)
+    }
+
+    /// A unary call of gRPC.
+    #[must_use]
+    pub fn grpc(path: &str, message: &[u8]) -> Self {
+        Self::new(Protocol::Grpc, grpc::unary(path, message))
+    }
+
+    /// A prefix and the place of the key's number.
+    #[must_use]
+    pub fn placed(prefix: &str) -> String {
+        format!("{prefix}{PLACE}")
     }
 
     /// A command of Redis', its words alike.
@@ -67,7 +81,7 @@ impl Request {
     /// A SET of a value under `prefix` and the key's number.
     #[must_use]
     pub fn set(prefix: &str, value: &[u8]) -> Self {
-        Self::resp(&[b"SET", format!("{prefix}{PLACE}").as_bytes(), value])
+        Self::resp(&[b"SET", Self::placed(prefix).as_bytes(), value])
     }
 
     fn new(protocol: Protocol, bytes: Vec<u8>) -> Self {
@@ -110,6 +124,13 @@ pub enum Work {
     Random {
         /// Keys.
         keys: u64,
+        /// When to stop.
+        end: Instant,
+    },
+    /// Each key from `from` on once, in order, as fast as answers come, until `end`.
+    InTurn {
+        /// The first.
+        from: u64,
         /// When to stop.
         end: Instant,
     },
@@ -157,18 +178,25 @@ impl Flooded {
 /// # Errors
 /// When nobody listens there, or a connection breaks.
 pub fn run(address: SocketAddr, connections: u32, request: &Request, work: Work) -> Result<Flooded, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(all(address, connections, request, work))
+    run_over(&[address], connections, request, work)
 }
 
-async fn all(address: SocketAddr, connections: u32, request: &Request, work: Work) -> Result<Flooded, Failure> {
+/// Likewise, the connections spread over several servers.
+///
+/// # Errors
+/// When nobody listens at one of them, or a connection breaks.
+pub fn run_over(addresses: &[SocketAddr], connections: u32, request: &Request, work: Work) -> Result<Flooded, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(all(addresses, connections, request, work))
+}
+
+async fn all(addresses: &[SocketAddr], connections: u32, request: &Request, work: Work) -> Result<Flooded, Failure> {
     let next = Arc::new(AtomicU64::new(0));
     let mut lanes = JoinSet::new();
-    for lane in 0..connections {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+    for (lane, &address) in (0..connections).zip(addresses.iter().cycle()) {
+        let opened = Lane::open(address, request.clone()).await?;
         let source = Source { work, next: Arc::clone(&next), random: SmallRng::seed_from_u64(u64::from(lane)), lane, connections, sent: 0 };
-        lanes.spawn(Lane { stream, request: request.clone(), answer: Vec::with_capacity(1024) }.run(source));
+        lanes.spawn(opened.run(source));
     }
     let (started, mut sum) = (Instant::now(), Flooded::default());
     while let Some(seen) = lanes.join_next().await {
@@ -194,6 +222,7 @@ impl Source {
         let now = Instant::now();
         match self.work {
             Work::Random { keys, end } => (now < end).then(|| (self.random.random_range(0..keys), now)),
+            Work::InTurn { from, end } => (now < end).then(|| (from + self.next.fetch_add(1, Ordering::Relaxed), now)),
             Work::Each { keys } => {
                 let number = self.next.fetch_add(1, Ordering::Relaxed);
                 (number < keys).then_some((number, now))
@@ -215,9 +244,25 @@ struct Lane {
     stream: TcpStream,
     request: Request,
     answer: Vec<u8>,
+    /// Of the last call, over gRPC; odd ones are the client's.
+    call: u32,
 }
 
 impl Lane {
+    async fn open(address: SocketAddr, request: Request) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let mut lane = Self { stream, request, answer: Vec::with_capacity(1024), call: 1 };
+        if lane.request.protocol == Protocol::Grpc {
+            lane.send(&grpc::opening()).await?;
+            while !grpc::has_settings(&lane.answer) {
+                lane.receive().await?;
+            }
+            lane.send(&grpc::settled()).await?;
+        }
+        Ok(lane)
+    }
+
     async fn run(mut self, mut source: Source) -> io::Result<Flooded> {
         let mut seen = Flooded::default();
         while let Some((number, since)) = source.next().await {
@@ -233,25 +278,43 @@ impl Lane {
     }
 
     async fn ask(&mut self) -> io::Result<bool> {
-        self.send().await?;
-        self.answer.clear();
+        self.begin();
+        let request = std::mem::take(&mut self.request.bytes);
+        let sent = self.send(&request).await;
+        self.request.bytes = request;
+        sent?;
+        loop {
+            self.receive().await?;
+            if let Some(is_good) = judged(self.request.protocol, &self.answer, self.call)? {
+                return Ok(is_good);
+            }
+        }
+    }
+
+    /// Forgets the last answer; what has come of a frame of no call stays until it is whole.
+    fn begin(&mut self) {
+        if self.request.protocol != Protocol::Grpc {
+            return self.answer.clear();
+        }
+        self.answer.drain(..grpc::whole(&self.answer));
+        self.call += 2;
+        grpc::renumber(&mut self.request.bytes, self.call);
+    }
+
+    /// What has come by now, at least one byte.
+    async fn receive(&mut self) -> io::Result<()> {
         loop {
             self.stream.readable().await?;
             match self.stream.try_read_buf(&mut self.answer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {
-                    if let Some(is_good) = judged(self.request.protocol, &self.answer)? {
-                        return Ok(is_good);
-                    }
-                }
+                Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn send(&mut self) -> io::Result<()> {
-        let mut rest = self.request.bytes.as_slice();
+    async fn send(&self, mut rest: &[u8]) -> io::Result<()> {
         while !rest.is_empty() {
             self.stream.writable().await?;
             match self.stream.try_write(rest) {
@@ -264,19 +327,17 @@ impl Lane {
     }
 }
 
-/// Whether a whole answer is good; `None` while there is more to come.
-fn judged(protocol: Protocol, answer: &[u8]) -> io::Result<Option<bool>> {
-    let is_whole = match protocol {
-        Protocol::Resp => answer.ends_with(b"\r\n"),
-        Protocol::Http => is_whole_http(answer)?,
+/// Whether a whole answer is good, over gRPC that of one call; `None` while there is more to come.
+fn judged(protocol: Protocol, answer: &[u8], call: u32) -> io::Result<Option<bool>> {
+    let judged = match protocol {
+        Protocol::Resp => answer.ends_with(b"\r\n").then(|| matches!(answer.first(), Some(b'+' | b':'))),
+        Protocol::Http => is_whole_http(answer)?.then(|| answer.starts_with(b"HTTP/1.1 2")),
+        Protocol::Grpc => grpc::judged(answer, call)?,
     };
-    if !is_whole && answer.len() > ANSWER_BYTES_MAX {
+    if judged.is_none() && answer.len() > ANSWER_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too long"));
     }
-    Ok(is_whole.then(|| match protocol {
-        Protocol::Resp => matches!(answer.first(), Some(b'+' | b':')),
-        Protocol::Http => answer.starts_with(b"HTTP/1.1 2"),
-    }))
+    Ok(judged)
 }
 
 fn is_whole_http(answer: &[u8]) -> io::Result<bool> {
@@ -309,15 +370,15 @@ mod tests {
 
     #[test]
     fn an_answer_is_judged_when_it_is_whole() {
-        let http = |text: &str| judged(Protocol::Http, text.as_bytes()).expect("HTTP");
+        let http = |text: &str| judged(Protocol::Http, text.as_bytes(), 0).expect("HTTP");
         assert_eq!(http("HTTP/1.1 204 No Content\r\netag: \"x\"\r\n"), None);
         assert_eq!(http("HTTP/1.1 204 No Content\r\netag: \"x\"\r\n\r\n"), Some(true));
         assert_eq!(http("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab"), None);
         assert_eq!(http("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc"), Some(true));
         assert_eq!(http("HTTP/1.1 507 Full\r\ncontent-length: 0\r\n\r\n"), Some(false));
-        assert_eq!(judged(Protocol::Resp, b"+O").expect("RESP"), None);
-        assert_eq!(judged(Protocol::Resp, b":12\r\n").expect("RESP"), Some(true));
-        assert_eq!(judged(Protocol::Resp, b"-ERR\r\n").expect("RESP"), Some(false));
+        assert_eq!(judged(Protocol::Resp, b"+O", 0).expect("RESP"), None);
+        assert_eq!(judged(Protocol::Resp, b":12\r\n", 0).expect("RESP"), Some(true));
+        assert_eq!(judged(Protocol::Resp, b"-ERR\r\n", 0).expect("RESP"), Some(false));
     }
 
     /// A server that answers every request, and counts them by their first line.

@@ -14,13 +14,14 @@
 //! ```
 //!
 //! What is measured, and from where to where the time counts, is said at the top of each module: [`ready`], [`import`], [`visible`],
-//! [`read`], [`kill`], [`heal`], [`diverge`], [`copies`], [`sessions`], [`durable`], [`memory`], [`million`]. All have bounds on count and time, so that a short run is possible (`--help`). The exit code is 0
+//! [`read`], [`kill`], [`heal`], [`diverge`], [`copies`], [`sessions`], [`durable`], [`memory`], [`million`],
+//! [`strong`]. All have bounds on count and time, so that a short run is possible (`--help`). The exit code is 0
 //! whatever the figures are: a benchmark tells, a test judges. What was started is ended and what was written is removed also after an
 //! error, a panic, Ctrl-C or SIGTERM; after SIGKILL the processes end and folders stay.
 //!
 //! Load generator and daemons share the machine, so figures hold for both together. The generator is made cheap (requests built beforehand, one
 //! write and mostly one read a request, no task, no allocation), and says how late it was itself.
-//! [`durable`] and [`memory`] run a `redis-server` beside the daemon, and install Debian's package where there is none.
+//! [`durable`] and [`memory`] run a `redis-server` beside the daemon and [`strong`] an `etcd`, and install Debian's package where there is none.
 //! The store alone is measured by `--bin store`.
 
 pub mod admin;
@@ -29,7 +30,9 @@ pub mod cluster;
 pub mod copies;
 pub mod diverge;
 pub mod durable;
+pub mod etcd;
 pub mod flood;
+pub mod grpc;
 pub mod heal;
 pub mod import;
 pub mod kill;
@@ -46,6 +49,7 @@ pub mod resp;
 pub mod sessions;
 pub mod setup;
 pub mod single;
+pub mod strong;
 pub mod table;
 pub mod tree;
 pub mod visible;

@@ -92,7 +92,11 @@ fn certificate(setup: &Setup, command: &mut Command) -> Result<(), Failure> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned().into()) }
 }
 
-fn free_tcp() -> Result<SocketAddr, Failure> {
+/// A port on loopback that nobody listens at now.
+///
+/// # Errors
+/// When there is none.
+pub fn free_tcp() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 

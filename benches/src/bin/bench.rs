@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use benches::setup::Setup;
-use benches::{Failure, copies, diverge, durable, heal, import, kill, memory, million, pace, process, read, ready, sessions, visible};
+use benches::{
+    Failure, copies, diverge, durable, heal, import, kill, memory, million, pace, process, read, ready, sessions, strong, visible,
+};
 use clap::{Parser, Subcommand};
 
 /// Measures the built daemon against its targets, and prints Markdown tables: the target beside what was seen. The exit code is 0 whatever
@@ -50,6 +52,8 @@ enum What {
     Memory(memory::MemoryArgs),
     /// Durable writes a second on one daemon, beside Redis.
     Durable(durable::DurableArgs),
+    /// Strong reads and writes a second on three daemons, beside etcd.
+    Strong(strong::StrongArgs),
     /// All of them, one after the other, as they are by default.
     All {
         /// Only to see that they work: few, small and short, so that the figures say little.
@@ -59,7 +63,7 @@ enum What {
 }
 
 /// What `all` runs: each with the bounds of a short run; those of a long one are the defaults and what stands in [`LONG`].
-const SHORT: [&[&str]; 13] = [
+const SHORT: [&[&str]; 14] = [
     &["ready", "--runs", "1"],
     &["read", "--seconds", "2", "--unpaced-seconds", "1"],
     &["visible", "--writes", "20"],
@@ -72,6 +76,7 @@ const SHORT: [&[&str]; 13] = [
     &["sessions", "--writes", "10", "--rounds", "5"],
     &["durable", "--rounds", "1", "--seconds", "2"],
     &["memory", "--keys", "5000"],
+    &["strong", "--rounds", "1", "--seconds", "2"],
     &["million", "--keys", "20000"],
 ];
 
@@ -100,6 +105,7 @@ fn measure(setup: &Setup, what: &What) -> Result<(), Failure> {
         What::Sessions(args) => sessions::run(setup, *args),
         What::Memory(args) => memory::run(setup, *args),
         What::Durable(args) => durable::run(setup, *args),
+        What::Strong(args) => strong::run(setup, *args),
         What::All { short } => {
             all(*short)?.iter().for_each(|what| told(setup, what));
             Ok(())
