@@ -318,6 +318,12 @@ impl Proposer {
         out
     }
 
+    /// Whether an answer with that tag still counts: a request that was held back need not be sent any more where it does not.
+    #[must_use]
+    pub fn awaits(&self, tag: Tag) -> bool {
+        self.rounds.get(&tag.round).is_some_and(|round| round.step == tag.step)
+    }
+
     /// How many operations have not ended.
     #[must_use]
     pub fn pending(&self) -> usize {

@@ -59,7 +59,7 @@ use outbox::Outbox;
 use owner::Owners;
 use report::Meters;
 pub(crate) use report::describe;
-use timers::Timers;
+use timers::{Due, Timers};
 
 /// How long a request waits here for the council's word of its slot's phase (Q4). Its asker asks again after a step.
 const PARKED: Duration = Duration::from_secs(1);
@@ -213,8 +213,11 @@ impl Strong {
     fn carry(&self, output: Output, work: &mut VecDeque<Work>) {
         match output {
             Output::Send { to, request } if to == self.me => work.push_back(Work::Ask { to: Reply::Here, request }),
-            Output::Send { to, request } => self.send(to.node, &request, false),
-            Output::After { micros, timer } => self.timers.after(micros, timer),
+            Output::Send { to, request } => match self.hedge_after(to, &request) {
+                Some(delay) => self.timers.after(delay, Due::Hedge { to, request }),
+                None => self.send(to.node, &request, false),
+            },
+            Output::After { micros, timer } => self.timers.after(Duration::from_micros(micros), Due::Timer(timer)),
             Output::Done { operation, result, course } => self.end(operation, Ended::Done { result, course }),
             Output::HandOver { operation, to, wish } => self.end(operation, Ended::HandedOver { to, wish }),
             Output::Learn(slot) => self.teach(slot, work),
@@ -348,12 +351,22 @@ impl Strong {
         self.run(fresh.map(|Parked { to, request, .. }| Work::Ask { to, request }));
     }
 
-    /// Fires timers of the proposer, for ever.
+    /// Fires timers of the proposer, and sends the reads that were held back, for ever.
     pub(crate) async fn tick(self: Arc<Self>) {
         loop {
-            for timer in self.timers.due().await {
-                let outputs = lock(&self.proposer).timer(self.now(), timer);
-                self.run(outputs.into_iter().map(Work::Out));
+            for due in self.timers.due().await {
+                match due {
+                    Due::Timer(timer) => {
+                        let outputs = lock(&self.proposer).timer(self.now(), timer);
+                        self.run(outputs.into_iter().map(Work::Out));
+                    }
+                    Due::Hedge { to, request } => {
+                        let is_late = lock(&self.proposer).awaits(request.tag);
+                        if is_late {
+                            self.send(to.node, &request, false);
+                        }
+                    }
+                }
             }
         }
     }

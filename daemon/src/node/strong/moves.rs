@@ -132,6 +132,7 @@ pub(crate) async fn drive(core: Arc<Core>) {
             drive_epoch(&core).await;
         }
         core.strong.moves.clear();
+        core.strong.moves.measure(&core.strong.configurations.load());
     }
 }
 

@@ -1,40 +1,60 @@
-//! Timers of proposers: one task waits for the earliest, instead of one for each.
+//! What is to be done later: one task waits for the earliest, instead of one for each.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use isochrone_quorum::Timer;
+use isochrone_quorum::{Member, Request, Timer};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::node::core::lock;
 
-/// Timers that have been asked for.
+/// What is due at some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// A timer of the proposer.
+    Timer(Timer),
+    /// A read that was held back, since nearer replicas are likely to do; to be sent if they did not (M8).
+    Hedge {
+        /// To whom.
+        to: Member,
+        /// What.
+        request: Request,
+    },
+}
+
+/// Everything that is due later, in the order of time, and of asking.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    heap: Mutex<BinaryHeap<Reverse<(Instant, Timer)>>>,
+    queue: Mutex<Queue>,
     earlier: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Queue {
+    due: BTreeMap<(Instant, u64), Due>,
+    last: u64,
+}
+
 impl Timers {
-    /// Asks for a timer.
-    pub(crate) fn after(&self, micros: u64, timer: Timer) {
-        let at = Instant::now() + Duration::from_micros(micros);
-        let mut heap = lock(&self.heap);
-        let is_earliest = heap.peek().is_none_or(|Reverse((first, _))| at < *first);
-        heap.push(Reverse((at, timer)));
-        drop(heap);
+    /// Asks for something later.
+    pub(crate) fn after(&self, delay: Duration, what: Due) {
+        let mut queue = lock(&self.queue);
+        queue.last += 1;
+        let place = (Instant::now() + delay, queue.last);
+        let is_earliest = queue.due.first_key_value().is_none_or(|(first, _)| place < *first);
+        queue.due.insert(place, what);
+        drop(queue);
         if is_earliest {
             self.earlier.notify_one();
         }
     }
 
-    /// Waits until some are due, and takes them.
-    pub(crate) async fn due(&self) -> Vec<Timer> {
+    /// Waits until something is due, and takes it.
+    pub(crate) async fn due(&self) -> Vec<Due> {
         loop {
-            let first = lock(&self.heap).peek().map(|Reverse((at, _))| *at);
+            let first = lock(&self.queue).due.first_key_value().map(|((at, _), _)| *at);
             let earlier = self.earlier.notified();
             match first {
                 None => earlier.await,
@@ -46,43 +66,42 @@ impl Timers {
         }
     }
 
-    fn take(&self, now: Instant) -> Vec<Timer> {
-        let mut heap = lock(&self.heap);
-        let mut due = Vec::new();
-        while let Some(Reverse((at, timer))) = heap.peek().copied() {
-            if at > now {
-                break;
-            }
-            heap.pop();
-            due.push(timer);
-        }
-        due
+    fn take(&self, now: Instant) -> Vec<Due> {
+        let mut queue = lock(&self.queue);
+        let later = queue.due.split_off(&(now, u64::MAX));
+        std::mem::replace(&mut queue.due, later).into_values().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use isochrone_quorum::{Asker, RoundId, Tag};
 
     use super::*;
 
-    fn timer(number: u64) -> Timer {
-        Timer::Step(Tag { round: RoundId::new(Asker::Proposer, number), step: 0 })
+    fn timer(number: u64) -> Due {
+        Due::Timer(Timer::Step(Tag { round: RoundId::new(Asker::Proposer, number), step: 0 }))
+    }
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn timers_fire_in_the_order_of_their_times_and_an_earlier_one_is_not_missed() {
-        let timers = std::sync::Arc::new(Timers::default());
-        timers.after(500_000, timer(1));
+    async fn what_is_due_comes_in_the_order_of_its_times_and_what_becomes_due_earlier_is_not_missed() {
+        let timers = Arc::new(Timers::default());
+        timers.after(ms(500), timer(1));
         let waiting = tokio::spawn({
-            let timers = std::sync::Arc::clone(&timers);
+            let timers = Arc::clone(&timers);
             async move { (timers.due().await, Instant::now()) }
         });
         let began = Instant::now();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        timers.after(100_000, timer(2));
+        tokio::time::sleep(ms(100)).await;
+        timers.after(ms(100), timer(2));
         let (due, at) = waiting.await.expect("it ends");
-        assert_eq!((due, at - began), (vec![timer(2)], Duration::from_millis(200)));
+        assert_eq!((due, at - began), (vec![timer(2)], ms(200)));
         assert_eq!(timers.due().await, vec![timer(1)]);
     }
 }

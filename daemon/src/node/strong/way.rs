@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use isochrone_ident::{NodeId, Region};
-use isochrone_quorum::{Choice, Configuration, Estimates, Member, choose_way, nearest_quorum_micros};
+use isochrone_quorum::{Ask, Asker, Choice, Configuration, Estimates, Member, Request, choose_way, nearest_quorum_micros};
 
 use super::Strong;
 use crate::node::core::Core;
@@ -30,6 +30,25 @@ impl Strong {
     /// The round trip from here to the slot's nearest quorum.
     pub(crate) fn majority_micros(&self, configuration: &Configuration) -> Option<u64> {
         nearest_quorum_micros(configuration, |member| self.micros_to(member.node))
+    }
+}
+
+/// A replica that a read should not need is asked once the nearer ones are late by half their round trip and this.
+const HEDGE_MARGIN: Duration = Duration::from_millis(5);
+
+impl Strong {
+    /// How long to hold back a read of a replica that is farther than the nearest quorum (M8); `None`: it is to be sent at once. Writes go to all, so that each
+    /// replica has them.
+    pub(crate) fn hedge_after(&self, to: Member, request: &Request) -> Option<Duration> {
+        if !matches!(request.ask, Ask::Read { .. }) || request.tag.asker() != Asker::Proposer {
+            return None;
+        }
+        let configuration = self.configuration(request.scope.slot).filter(|configuration| configuration.next.is_none())?;
+        let majority = self.majority_micros(&configuration)?;
+        let rank = |member: Member| (self.micros_to(member.node).unwrap_or(u64::MAX), member);
+        let nearer = configuration.members().filter(|&member| rank(member) < rank(to)).count();
+        let needed = configuration.current.len() / 2 + 1;
+        (nearer >= needed).then(|| Duration::from_micros(majority + majority / 2) + HEDGE_MARGIN)
     }
 }
 
