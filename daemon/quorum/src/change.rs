@@ -22,6 +22,8 @@ pub enum Expect {
     AnyOf(Vec<Revision>),
     /// No value, or one of another revision than these (`If-None-Match` with a list).
     NoneOf(Vec<Revision>),
+    /// A value of another revision than these (`If-Match: *` beside `If-None-Match` with a list).
+    Another(Vec<Revision>),
 }
 
 /// What to do with the register.
@@ -198,6 +200,7 @@ impl Expect {
             Self::Present => found.is_some(),
             Self::Revision(revision) => found == Some(*revision),
             Self::AnyOf(revisions) => found.is_some_and(|found| revisions.contains(&found)),
+            Self::Another(revisions) => found.is_some_and(|found| !revisions.contains(&found)),
             Self::NoneOf(revisions) => found.is_none_or(|found| !revisions.contains(&found)),
         }
     }

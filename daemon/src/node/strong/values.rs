@@ -44,8 +44,7 @@ pub(super) fn only_values(ns: &Namespace, kind: Kind) -> Refusal {
 /// What the preconditions ask of the register.
 fn expected(preconditions: &Preconditions) -> Expect {
     let revisions = |versions: &[Version]| versions.iter().filter_map(revision_of).collect();
-    // RFC 9110 section 13.2.2: If-None-Match is looked at only where there is no If-Match, but both must hold for a write to be applied; `If-Match`
-    // that holds leaves of the other only whether its list names that same version.
+    // Both must hold (RFC 9110 section 13.2.2).
     match (&preconditions.if_match, &preconditions.if_none_match) {
         (None, None) => Expect::Anything,
         (None, Some(Matcher::Any)) => Expect::Absent,
@@ -53,7 +52,7 @@ fn expected(preconditions: &Preconditions) -> Expect {
         (Some(Matcher::Any), None) => Expect::Present,
         (Some(Matcher::Versions(any)), None) => Expect::AnyOf(revisions(any)),
         (Some(_), Some(Matcher::Any)) => Expect::AnyOf(Vec::new()),
-        (Some(Matcher::Any), Some(Matcher::Versions(none))) => Expect::NoneOf(revisions(none)),
+        (Some(Matcher::Any), Some(Matcher::Versions(none))) => Expect::Another(revisions(none)),
         (Some(Matcher::Versions(any)), Some(none)) => {
             Expect::AnyOf(any.iter().filter(|version| !none.matches(Some(version))).filter_map(revision_of).collect())
         }
