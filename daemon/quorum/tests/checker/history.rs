@@ -168,5 +168,6 @@ fn demand(change: &Change, revisions: &Revisions) -> Demand {
         Expect::Revision(revision) => Demand::Value(value(revision)),
         Expect::AnyOf(revisions) => Demand::Value(listed(revisions)),
         Expect::NoneOf(revisions) => Demand::NotValue(listed(revisions)),
+        Expect::Another(revisions) => Demand::Another(listed(revisions)),
     }
 }

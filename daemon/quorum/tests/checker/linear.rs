@@ -28,6 +28,8 @@ pub(crate) enum Demand {
     Value(ValueId),
     /// Anything but this value.
     NotValue(ValueId),
+    /// A value, and not this one.
+    Another(ValueId),
 }
 
 /// One operation: when it was asked and answered, `u64::MAX` when it never was, so that it may have happened at any later time or never.
@@ -46,6 +48,7 @@ impl Demand {
             Self::Present => now.is_some(),
             Self::Value(value) => now == Some(value),
             Self::NotValue(value) => now != Some(value),
+            Self::Another(value) => now.is_some_and(|now| now != value),
         }
     }
 }
