@@ -40,6 +40,11 @@ impl Chosen {
         });
     }
 
+    /// Whether there is a copy of the key, which is then worth renewing.
+    pub(crate) fn has(&self, key: &KeyName) -> bool {
+        self.copies.contains_key(key)
+    }
+
     fn get(&self, key: &KeyName) -> Option<Copy> {
         self.copies.get(key)
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use isochrone_gossip::{Call, Traffic};
-use isochrone_ident::{NodeId, Slot};
+use isochrone_ident::{NodeId, SLOTS, Slot};
 use isochrone_quorum::{Configuration, KeyName};
 use tokio::time::Instant;
 
@@ -24,6 +24,8 @@ use crate::node::wire;
 const ACQUIRE_PAUSE: Duration = Duration::from_secs(1);
 /// Slots whose promise is asked for at a time, before anybody writes them.
 const ACQUIRE_AT_A_TIME: usize = 64;
+/// Slots that are looked at for that at a time.
+const LOOKED_AT: usize = 256;
 /// Fewer writes in a window are no reason for a slot to change its owner.
 const WRITES_MIN: u32 = 8;
 /// Windows in a row in which another daemon must have written most.
@@ -105,10 +107,11 @@ impl Strong {
             configuration.is_some_and(|known| !known.phase.is_joint() && self.owner(&known) == self.me.node)
         };
         let is_missing = |slot: &Slot| is_own(slot) && !lock(&self.proposer).holds(*slot);
-        let missing: Vec<Slot> = Slot::all().skip(from).filter(is_missing).take(ACQUIRE_AT_A_TIME).collect();
-        let next = missing.last().map_or(0, |slot| slot.index() + 1);
+        let missing: Vec<Slot> = Slot::all().skip(from).take(LOOKED_AT).filter(is_missing).take(ACQUIRE_AT_A_TIME).collect();
+        let is_full = missing.len() == ACQUIRE_AT_A_TIME;
+        let next = if is_full { missing.last().map_or(0, |slot| slot.index() + 1) } else { from + LOOKED_AT };
         missing.into_iter().for_each(|slot| self.acquire(slot));
-        next
+        if next < usize::from(SLOTS) { next } else { 0 }
     }
 
     /// The proposer says what came of asking.
@@ -194,6 +197,7 @@ impl Core {
         loop {
             tokio::time::sleep_until(next.min(Instant::now() + Duration::from_millis(100))).await;
             from = self.strong.acquire_own(from);
+            self.strong.measure_majority();
             self.announce_owned().await;
             if Instant::now() < next {
                 continue;

@@ -159,7 +159,9 @@ impl Core {
             Ok(Outcome::Written(_)) => return Err(Refusal::Internal { detail: "a read was answered as a write".into() }),
             Err(failure) => return self.without_quorum(spec, command.level, &key, &session, refusal_of_read(failure, &path)),
         };
-        self.strong.chosen.keep(key, envelope.clone(), since);
+        if command.level == Level::Local || self.strong.chosen.has(&key) {
+            self.strong.chosen.keep(key, envelope.clone(), since);
+        }
         let mut session = session;
         session.note_strong(Hlc::at(since));
         let receipt = self.strong_receipt(Level::Strong, Some(0), session, Some(path));

@@ -6,7 +6,7 @@ use isochrone_ident::{NodeId, Region};
 use isochrone_quorum::{Ask, Asker, Choice, Configuration, Estimates, Member, Request, choose_way, nearest_quorum_micros};
 
 use super::Strong;
-use crate::node::core::Core;
+use crate::node::core::{Core, lock};
 
 /// A round trip to this daemon's own acceptor, or inside a region of which nothing was measured: the disk's sync and a message, in microseconds.
 const NEAR_MICROS: u64 = 500;
@@ -27,12 +27,24 @@ impl Strong {
         peer.round_trip.filter(|_| is_up).map(micros)
     }
 
+    /// Tells the proposer how far the nearest quorum is: the farthest of some slots', since they differ (Q13).
+    pub(crate) fn measure_majority(&self) {
+        let configurations = self.configurations.load();
+        let some = configurations.iter().step_by(SAMPLED_EVERY);
+        let farthest = some.filter_map(|configuration| self.majority_micros(configuration)).max();
+        if let Some(micros) = farthest {
+            lock(&self.proposer).set_round_trip_micros(micros);
+        }
+    }
+
     /// The round trip from here to the slot's nearest quorum.
     pub(crate) fn majority_micros(&self, configuration: &Configuration) -> Option<u64> {
         nearest_quorum_micros(configuration, |member| self.micros_to(member.node))
     }
 }
 
+/// Of so many slots one says how far quorums are.
+const SAMPLED_EVERY: usize = 256;
 /// A replica that a read should not need is asked once the nearer ones are late by half their round trip and this.
 const HEDGE_MARGIN: Duration = Duration::from_millis(5);
 
