@@ -23,6 +23,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(60);
 const GONE_MAX: Duration = Duration::from_secs(10);
 /// So many keys, in so many slots, must be served locally before anything is measured.
 const PROBES: u32 = 64;
+/// Strong slots are at rest when nothing changed for so long.
+const STILL: Duration = Duration::from_secs(2);
 /// For requests of which the time is not measured.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -142,30 +144,28 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until strong writes go through every region.
+    /// Waits until no slot moves, every region takes strong writes and owners have the promises of their slots, as they do soon after a start.
     ///
     /// # Errors
     /// When that takes longer than a minute; with what a daemon answers.
     pub fn await_strong(&self) -> Result<(), Failure> {
         let by = Instant::now() + SETTLE_MAX;
         for region in &self.regions {
-            let mut wire = Wire::connect(region.http, PATIENCE)?;
-            for probe in 0..PROBES {
-                let request = wire::put(&format!("/v1/kv/strong/probe/{}/{probe}", region.name), b"probe");
-                loop {
-                    let answer = wire.ask(&request)?;
-                    if answer.is_ok() {
-                        break;
-                    }
-                    if Instant::now() > by {
-                        let said = String::from_utf8_lossy(answer.body).into_owned();
-                        return Err(format!("{} answers {} to a strong write: {said}", region.name, answer.status).into());
-                    }
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-            }
+            region.await_strong_writes(by)?;
         }
-        Ok(())
+        let mut before = None;
+        loop {
+            let promises = crate::admin::sum(self, "isochrone_strong_promises_total", "")?;
+            let moving = crate::admin::look(self.regions[0].admin, "/v1/admin/placement")?["slots_moving"].as_u64();
+            if moving == Some(0) && before == Some(promises) {
+                return Ok(());
+            }
+            if Instant::now() > by {
+                return Err(format!("strong slots are not at rest: {moving:?} move, {promises} promises were asked for").into());
+            }
+            before = Some(promises);
+            std::thread::sleep(STILL);
+        }
     }
 
     /// A region by any number.
@@ -181,6 +181,14 @@ impl Cluster {
     pub fn named(&self, name: &str) -> Result<&Region, Failure> {
         let names = || self.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join(", ");
         self.regions.iter().find(|region| region.name == name).ok_or_else(|| format!("no region {name}; there are {}", names()).into())
+    }
+
+    /// The round trip from a region to the nearest majority of all regions, itself among them.
+    #[must_use]
+    pub fn floor(&self, region: &str) -> Duration {
+        let mut trips: Vec<Duration> = self.regions.iter().map(|other| self.one_way(region, &other.name) * 2).collect();
+        trips.sort_unstable();
+        trips[self.regions.len() / 2]
     }
 
     /// The one-way delay between two regions.
@@ -221,6 +229,25 @@ impl Region {
             return Ok(());
         }
         Err(format!("{} answers {} to a write: {}", self.name, answer.status, String::from_utf8_lossy(answer.body)).into())
+    }
+
+    fn await_strong_writes(&self, by: Instant) -> Result<(), Failure> {
+        let mut wire = Wire::connect(self.http, PATIENCE)?;
+        for probe in 0..PROBES {
+            let request = wire::put(&format!("/v1/kv/strong/probe/{}/{probe}", self.name), b"probe");
+            loop {
+                let answer = wire.ask(&request)?;
+                if answer.is_ok() {
+                    break;
+                }
+                if Instant::now() > by {
+                    let said = String::from_utf8_lossy(answer.body).into_owned();
+                    return Err(format!("{} answers {} to a strong write: {said}", self.name, answer.status).into());
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(())
     }
 
     /// Whether this daemon has all of the keys in `data`, and answers from its own copy.

@@ -15,7 +15,7 @@
 //!
 //! What is measured, and from where to where the time counts, is said at the top of each module: [`ready`], [`import`], [`visible`],
 //! [`read`], [`kill`], [`heal`], [`diverge`], [`copies`], [`sessions`], [`durable`], [`memory`], [`million`],
-//! [`strong`]. All have bounds on count and time, so that a short run is possible (`--help`). The exit code is 0
+//! [`wan`], [`strong`]. All have bounds on count and time, so that a short run is possible (`--help`). The exit code is 0
 //! whatever the figures are: a benchmark tells, a test judges. What was started is ended and what was written is removed also after an
 //! error, a panic, Ctrl-C or SIGTERM; after SIGKILL the processes end and folders stay.
 //!
@@ -53,6 +53,7 @@ pub mod strong;
 pub mod table;
 pub mod tree;
 pub mod visible;
+pub mod wan;
 mod watchdog;
 pub mod wire;
 

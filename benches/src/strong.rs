@@ -110,7 +110,7 @@ struct Side {
 /// When a cluster cannot be started, or a connection breaks.
 pub fn run(setup: &Setup, args: StrongArgs) -> Result<(), Failure> {
     let scratch = setup.scratch()?;
-    let cluster = Cluster::settled_as(setup, &["--delay-scale".to_owned(), "0".to_owned()])?;
+    let cluster = Cluster::settled_with(setup, &["emulation.enabled=false".to_owned()])?;
     cluster.await_strong()?;
     let etcd = if args.alone { None } else { Some(Etcd::start(scratch.path())?) };
     let mut sides = vec![ours(&cluster)];

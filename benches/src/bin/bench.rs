@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use benches::setup::Setup;
 use benches::{
-    Failure, copies, diverge, durable, heal, import, kill, memory, million, pace, process, read, ready, sessions, strong, visible,
+    Failure, copies, diverge, durable, heal, import, kill, memory, million, pace, process, read, ready, sessions, strong, visible, wan,
 };
 use clap::{Parser, Subcommand};
 
@@ -52,6 +52,8 @@ enum What {
     Memory(memory::MemoryArgs),
     /// Durable writes a second on one daemon, beside Redis.
     Durable(durable::DurableArgs),
+    /// What strong operations take with the delays of real regions.
+    Wan(wan::WanArgs),
     /// Strong reads and writes a second on three daemons, beside etcd.
     Strong(strong::StrongArgs),
     /// All of them, one after the other, as they are by default.
@@ -63,7 +65,7 @@ enum What {
 }
 
 /// What `all` runs: each with the bounds of a short run; those of a long one are the defaults and what stands in [`LONG`].
-const SHORT: [&[&str]; 14] = [
+const SHORT: [&[&str]; 15] = [
     &["ready", "--runs", "1"],
     &["read", "--seconds", "2", "--unpaced-seconds", "1"],
     &["visible", "--writes", "20"],
@@ -76,6 +78,7 @@ const SHORT: [&[&str]; 14] = [
     &["sessions", "--writes", "10", "--rounds", "5"],
     &["durable", "--rounds", "1", "--seconds", "2"],
     &["memory", "--keys", "5000"],
+    &["wan", "--count", "20"],
     &["strong", "--rounds", "1", "--seconds", "2"],
     &["million", "--keys", "20000"],
 ];
@@ -105,6 +108,7 @@ fn measure(setup: &Setup, what: &What) -> Result<(), Failure> {
         What::Sessions(args) => sessions::run(setup, *args),
         What::Memory(args) => memory::run(setup, *args),
         What::Durable(args) => durable::run(setup, *args),
+        What::Wan(args) => wan::run(setup, *args),
         What::Strong(args) => strong::run(setup, *args),
         What::All { short } => {
             all(*short)?.iter().for_each(|what| told(setup, what));
