@@ -78,6 +78,9 @@ impl Strong {
 pub(crate) async fn forget(core: Arc<Core>) {
     loop {
         tokio::time::sleep(core.options.strong.forget_every).await;
+        if core.clock_off_ms().is_some() {
+            continue;
+        }
         expire(&core).await;
         core.strong.delays.measure(&core.others());
         for slot in Slot::all().filter(|&slot| core.strong.store.slot_totals(slot).dead > 0) {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::list::{StrongKeys, StrongList};
+use super::owner::Habit;
 use super::{Strong, Work};
 use crate::node::core::{Core, lock};
 use crate::node::wire;
@@ -76,6 +77,8 @@ pub(crate) enum Handed {
         result: Result<HandedOutcome, Failure>,
         /// What was done for it there.
         course: Course,
+        /// Who writes the key, as far as the owner knows.
+        habit: Option<Habit>,
     },
     /// The keys that were asked for.
     Listed(StrongKeys),
@@ -198,8 +201,16 @@ impl Core {
             let owner = self.strong.owner(&configuration);
             let choice = self.way(&configuration, owner, self.strong.is_warm(slot, &key));
             estimate_micros = choice.micros;
-            if choice.way == Way::Owner {
-                match self.hand(owner, &key, wish, until(&choice, deadline)).await {
+            let habit = if owner == self.id() { None } else { self.strong.habit(&key) };
+            if owner == self.id() {
+                self.strong.note_writer(&key, owner);
+            }
+            let is_contended = habit == Some(Habit::Shared);
+            let is_owners = is_contended || choice.way == Way::Owner && habit != Some(Habit::Alone);
+            // Where many write one key, it may have to wait there for another round to end.
+            let until = if is_contended { halfway(deadline) } else { until(&choice, deadline) };
+            if is_owners {
+                match self.hand(owner, &key, wish, until).await {
                     Hand::Ended(finished) => return Finished { estimate_micros, ..finished },
                     Hand::Back(back) => wish = back,
                 }
@@ -210,15 +221,24 @@ impl Core {
         Finished { estimate_micros, ..self.operate_here(slot, key, wish, deadline).await }
     }
 
-    /// With this daemon's proposer; a contest that it loses goes on at the winner (Q13).
+    /// With this daemon's proposer. A contest that it loses goes on at the slot's owner and not at the winner, as Q13 has it: winners take turns, and would go on
+    /// handing wishes to each other, while the owner is the same for everybody, so that all that contend run in its rounds together.
     async fn operate_here(&self, slot: Slot, key: KeyName, mut wish: Wish, deadline: Instant) -> Finished {
         loop {
             match self.strong.propose(slot, key.clone(), wish, deadline).await {
                 Ended::Done { result, course } => return Finished { result, course, by: None, estimate_micros: None },
-                Ended::HandedOver { to, wish: left } => match self.hand(to, &key, left, deadline).await {
-                    Hand::Ended(finished) => return finished,
-                    Hand::Back(back) => wish = back,
-                },
+                Ended::HandedOver { to, wish: left } => {
+                    self.strong.note_habit(&key, Habit::Shared);
+                    let owner = self.strong.configuration(slot).map_or(to, |configuration| self.strong.owner(&configuration));
+                    if owner == self.id() {
+                        wish = Wish { handed_over: true, ..left };
+                        continue;
+                    }
+                    match self.hand(owner, &key, left, deadline).await {
+                        Hand::Ended(finished) => return finished,
+                        Hand::Back(back) => wish = back,
+                    }
+                }
             }
         }
     }
@@ -236,7 +256,8 @@ impl Core {
             Err(error) => Err(error.to_string()),
         };
         match answer {
-            Ok(Handed::Ended { result: Ok(outcome), course }) => {
+            Ok(Handed::Ended { result: Ok(outcome), course, habit }) => {
+                habit.into_iter().for_each(|habit| self.strong.note_habit(key, habit));
                 Hand::Ended(Finished { result: Ok(outcome.into()), course, by: Some(to), estimate_micros: None })
             }
             Ok(Handed::Ended { result: Err(Failure::NothingHappened(_)), .. }) => self.back(wish),
@@ -270,21 +291,33 @@ impl Core {
     async fn operate_for(&self, from: NodeId, key: KeyName, mut wish: Wish, deadline: Instant) -> Handed {
         let slot = slot_of(&key.namespace, key.key.as_bytes());
         self.strong.meters.handed.increment(1);
+        if self.clock_off_ms().is_some() {
+            // What has expired, and which requests are too old, is judged by the clock.
+            let result = Err(Failure::NothingHappened(Because::NoQuorum));
+            return Handed::Ended { result, course: Course::default(), habit: None };
+        }
+        let mut habit = None;
         if let (Want::Change(_), Some(configuration)) = (&wish.want, self.strong.configuration(slot)) {
-            tracing::trace!(%from, %slot, "a wish is handed to this daemon");
+            habit = Some(self.strong.note_writer(&key, from));
             if self.strong.owner(&configuration) == self.id() {
                 self.strong.acquire(slot);
             }
         }
         wish.handed_over = true;
         match self.strong.propose(slot, key, wish, deadline).await {
-            Ended::Done { result, course } => Handed::Ended { result: result.map(HandedOutcome::from), course },
+            Ended::Done { result, course } => Handed::Ended { result: result.map(HandedOutcome::from), course, habit },
             // It was handed over once, so it is not again.
             Ended::HandedOver { wish, .. } => {
-                Handed::Ended { result: Err(wish.left.failure(Because::NoQuorum)), course: Course::default() }
+                Handed::Ended { result: Err(wish.left.failure(Because::NoQuorum)), course: Course::default(), habit: None }
             }
         }
     }
+}
+
+/// When half of the time is over.
+fn halfway(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / 2
 }
 
 /// Until when the owner is waited for.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use isochrone_gossip::{Call, Traffic};
 use isochrone_ident::{NodeId, SLOTS, Slot};
 use isochrone_quorum::{Configuration, KeyName};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::operate::{Handed, StrongAsk};
@@ -30,8 +31,23 @@ const LOOKED_AT: usize = 256;
 const WRITES_MIN: u32 = 8;
 /// Windows in a row in which another daemon must have written most.
 const WINDOWS: u32 = 2;
+/// For so long it is remembered who writes a key.
+const HABIT: Duration = Duration::from_secs(10);
+/// Keys of which that is remembered.
+const HABITS_MAX: usize = 4096;
+/// Writes in a row after which a key counts as one daemon's.
+const ALONE: u32 = 2;
 /// How long peers are waited for when they are told of writes and owners.
 const TELL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Who writes a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Habit {
+    /// Several daemons: their writes go to the slot's owner, where they run together (Q13).
+    Shared,
+    /// One daemon: its writes take one round trip from there once it has proposed one (Q8).
+    Alone,
+}
 
 /// What is known of owners.
 #[derive(Debug, Default)]
@@ -51,6 +67,10 @@ struct State {
     leads: BTreeMap<Slot, (NodeId, u32)>,
     tried: BTreeMap<Slot, Instant>,
     acquired: Vec<Slot>,
+    /// What this daemon has learned of keys whose slots others own, and when.
+    habits: BTreeMap<KeyName, (Habit, Instant)>,
+    /// Who wrote keys of its own slots last, and how often in a row.
+    writers: BTreeMap<KeyName, (NodeId, u32)>,
 }
 
 impl Strong {
@@ -63,6 +83,35 @@ impl Strong {
         let replicas = configuration.current.iter().map(|replica| replica.member.node);
         let first = replicas.clone().find(|&node| self.micros_to(node).is_some());
         first.or_else(|| replicas.clone().next()).unwrap_or(self.me.node)
+    }
+
+    /// This daemon has learned who writes a key whose slot another one owns.
+    pub(crate) fn note_habit(&self, key: &KeyName, habit: Habit) {
+        let now = Instant::now();
+        let habits = &mut lock(&self.owners.state).habits;
+        if habits.len() >= HABITS_MAX {
+            habits.retain(|_, (_, at)| now - *at < HABIT);
+        }
+        if habits.len() < HABITS_MAX {
+            habits.insert(key.clone(), (habit, now));
+        }
+    }
+
+    /// Who writes a key whose slot another one owns, as far as is known.
+    pub(crate) fn habit(&self, key: &KeyName) -> Option<Habit> {
+        lock(&self.owners.state).habits.get(key).filter(|(_, at)| at.elapsed() < HABIT).map(|(habit, _)| *habit)
+    }
+
+    /// A write of a key comes by way of this daemon, for the clients of that one: what the latter should know of the key.
+    pub(crate) fn note_writer(&self, key: &KeyName, writer: NodeId) -> Habit {
+        let writers = &mut lock(&self.owners.state).writers;
+        if writers.len() >= HABITS_MAX {
+            writers.clear();
+        }
+        let (last, times) = writers.entry(key.clone()).or_insert((writer, 0));
+        *times = if *last == writer { times.saturating_add(1) } else { 1 };
+        *last = writer;
+        if *times >= ALONE { Habit::Alone } else { Habit::Shared }
     }
 
     pub(crate) fn is_warm(&self, slot: Slot, key: &KeyName) -> bool {

@@ -24,7 +24,7 @@ use crate::node::take::millis;
 /// What a client named its own request by is told apart from what this daemon drew.
 const NAMED: &[u8] = b"named\0";
 /// A request that the client did not name may be tried for its deadline and this much longer, by this daemon and those that it hands it to.
-const ANONYMOUS_MARGIN: Duration = Duration::from_secs(1);
+const ANONYMOUS_MARGIN: Duration = Duration::from_secs(6);
 
 /// The `ETag` of a revision.
 const fn version_of(revision: Revision) -> Version {
