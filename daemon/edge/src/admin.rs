@@ -77,6 +77,7 @@ enum Place {
     Leave,
     Emulation,
     Replication,
+    Strong,
     Repair,
     Problem,
 }
@@ -105,6 +106,7 @@ static ROUTES: &[AdminRoute] = &[
     AdminRoute(Place::Reload, "admin_reload", "/v1/admin/reload", false, POST),
     AdminRoute(Place::Leave, "admin_leave", "/v1/admin/leave", false, POST),
     AdminRoute(Place::Replication, "admin_replication", "/v1/admin/replication", false, GET),
+    AdminRoute(Place::Strong, "admin_strong", "/v1/admin/strong", false, GET),
     AdminRoute(Place::Repair, "admin_repair", "/v1/admin/repair", false, POST),
     AdminRoute(Place::Emulation, "admin_emulation", "/v1/admin/emulation", false, &[Method::GET, Method::HEAD, Method::PUT]),
 ];
@@ -204,6 +206,7 @@ impl Admin {
             Place::Apply => Ok(self.cluster_file()),
             Place::Emulation => json(&operator.emulation().ok_or_else(|| Kind::NoSuchThing.because("this daemon emulates no network"))?),
             Place::Replication => json(&operator.replication()?.with_concerns()),
+            Place::Strong => json(&operator.strong()?.with_concerns()),
             Place::Member | Place::Reload | Place::Leave | Place::Repair => Err(Problem::method_not_allowed("POST")),
         }
     }

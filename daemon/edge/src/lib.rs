@@ -68,6 +68,7 @@ mod refusal;
 mod replication;
 mod route;
 mod session;
+mod strong;
 mod tls;
 mod typed;
 mod upload;
@@ -91,6 +92,7 @@ pub use replication::{
     Away, CopiesView, CopyStream, Divergence, PeerReplication, RepairFailure, RepairProgress, RepairRequest, ReplicationReport,
 };
 pub use session::{InvalidSessionToken, SessionToken};
+pub use strong::{StrongMoves, StrongOperations, StrongPlacement, StrongReport};
 pub use tls::{Tls, TlsError};
 pub use typed::{Datum, FieldDatum, RegisterDatum, TypedOp, TypedRead, TypedServed, TypedWrite, TypedWritten};
 pub use upload::RequestBody;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::replication::{RepairProgress, RepairRequest, ReplicationReport};
+use crate::strong::StrongReport;
 
 /// One readiness check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +157,9 @@ pub struct KeyPlacement {
     pub replicas: Vec<ReplicaView>,
     /// The replicas that the slot moves to, while `phase` is `joint`.
     pub next: Vec<ReplicaView>,
+    /// Of a strong key, the node that its slot's writes are handed to, as far as the daemon that answers knows (rule Q18).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// One replica of a slot.
@@ -296,6 +300,14 @@ pub trait Operator: Send + Sync + 'static {
     /// [`OperatorRefusal::NotBuilt`] where it is not known how.
     fn replication(&self) -> Result<ReplicationReport, OperatorRefusal> {
         Err(OperatorRefusal::NotBuilt("a report on replication".to_owned()))
+    }
+
+    /// How the strong path stands.
+    ///
+    /// # Errors
+    /// [`OperatorRefusal::NotBuilt`] where it is not known how.
+    fn strong(&self) -> Result<StrongReport, OperatorRefusal> {
+        Err(OperatorRefusal::NotBuilt("a report on strong keys".to_owned()))
     }
 
     /// Compares this daemon's keys with every other replica now (rule E6), and mends what differs. The receiver always has the newest progress,

@@ -73,7 +73,7 @@ pub(crate) enum Command {
     Put(PutArgs),
     /// Delete a key. Also succeeds when it is absent.
     Del(DelArgs),
-    /// Add to a counter, and print its value as the daemon then knows it.
+    /// Add to a counter of an eventual namespace, and print its value as the daemon then knows it.
     Incr(IncrArgs),
     /// Write a directory's files, or the lines of an NDJSON file, as keys of a namespace.
     Import(ImportArgs),
@@ -367,9 +367,26 @@ pub(crate) struct GetArgs {
     /// local, quorum or strong [default: the namespace's].
     #[arg(long)]
     pub(crate) consistency: Option<String>,
+    /// A write of this key through the same daemon will follow, which is then cheaper. In strong namespaces.
+    #[arg(long, conflicts_with = "kind")]
+    pub(crate) for_update: bool,
     /// Which daemon.
     #[command(flatten)]
     pub(crate) data: DataAccess,
+}
+
+/// What must hold for a write to be applied. In strong namespaces, which can tell.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Conditions {
+    /// Only if the key's ETag is one of these, as `get -o json` shows it; `*`: only if the key is there.
+    #[arg(long, value_name = "ETAG", value_delimiter = ',')]
+    pub(crate) if_match: Vec<String>,
+    /// Only if the key's ETag is none of these; `*`: only if the key is absent.
+    #[arg(long, value_name = "ETAG", value_delimiter = ',')]
+    pub(crate) if_none_match: Vec<String>,
+    /// Only while this lock's token is the newest that the key has seen.
+    #[arg(long, value_name = "LOCK=TOKEN")]
+    pub(crate) fence: Option<String>,
 }
 
 /// The key spaces.
@@ -405,6 +422,9 @@ pub(crate) struct PutArgs {
     /// What the value is [default: by the file's name, else text/plain for text, else application/octet-stream].
     #[arg(long)]
     pub(crate) content_type: Option<String>,
+    /// What must hold.
+    #[command(flatten)]
+    pub(crate) conditions: Conditions,
     /// Name of this write: repeated within ten minutes, it is applied once [default: a random one].
     #[arg(long)]
     pub(crate) idempotency_key: Option<String>,
@@ -422,6 +442,9 @@ pub(crate) struct DelArgs {
     /// The key. Everything after the first slash is the key, as it is.
     #[arg(value_name = "NAMESPACE/KEY", value_parser = KeyAddressParser)]
     pub(crate) key: KeyAddress,
+    /// What must hold.
+    #[command(flatten)]
+    pub(crate) conditions: Conditions,
     /// Name of this write: repeated within ten minutes, it is applied once [default: a random one].
     #[arg(long)]
     pub(crate) idempotency_key: Option<String>,

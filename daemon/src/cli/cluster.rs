@@ -13,7 +13,7 @@ use super::config::invalid;
 use super::failure::{Exit, Failure};
 use super::keys::no_path;
 use super::output::{cell, outline, show, table};
-use super::{replication, units, wall_now};
+use super::{replication, strong, units, wall_now};
 
 pub(super) fn admin(access: &AdminAccess) -> Result<Client, Failure> {
     Client::new(&access.admin_url, &access.access, Patience::NONE, 1)
@@ -74,8 +74,10 @@ fn indented(text: &str) -> String {
 pub(crate) async fn status(args: &StatusArgs, format: OutputFormat) -> Result<(), Failure> {
     let client = admin(&args.admin)?;
     let mut answer = client.json(&Ask::new(Method::GET, "/v1/admin/status")).await?;
-    if let Some(report) = replication::report(&client).await? {
-        answer["replication_report"] = report;
+    for (member, path) in [("replication_report", "/v1/admin/replication"), ("strong_report", "/v1/admin/strong")] {
+        if let Some(report) = replication::report(&client, path).await? {
+            answer[member] = report;
+        }
     }
     show(format, &answer, status_text)?;
     Ok(())
@@ -103,6 +105,9 @@ fn status_text(status: &Value) -> String {
         Value::Null => outline(&status["replication"]),
         report => replication::text(report, wall_now()),
     };
+    if !status["strong_report"].is_null() {
+        text.push_str(&format!("\nstrong keys\n{}", indented(&strong::text(&status["strong_report"]))));
+    }
     text.push_str(&format!("\nreplication\n{}\nstore\n{}", indented(&replication), indented(&store_text(&status["store"]))));
     text
 }
@@ -197,6 +202,9 @@ fn key_placement_text(answer: &Value) -> String {
         cell(&answer["epoch"]),
         cell(&answer["phase"]),
     );
+    if let Some(owner) = answer["owner"].as_str() {
+        text.push_str(&format!("its writes are handed to {owner}\n"));
+    }
     for (name, key) in [("replicas", "replicas"), ("moving to", "next")] {
         let replicas = answer[key].as_array().map(Vec::as_slice).unwrap_or_default();
         if !replicas.is_empty() {
@@ -313,6 +321,14 @@ mod tests {
         told["replication_report"] = json!({"peers": [{"node": "aa", "region": "eu-west", "backlog": 0, "lapsed_since": 1}]});
         let text = status_text(&told);
         assert!(text.contains("lapsed") && !text.contains("backlog: 3"), "{text}");
+    }
+
+    #[test]
+    fn q18_placement_names_the_owner_of_a_strong_key_and_status_has_its_report() {
+        let key = json!({"ns": "strong", "key": "k", "slot": 7, "epoch": 2, "phase": "joint", "owner": "aa", "replicas": [], "next": []});
+        assert_eq!(key_placement_text(&key), "strong/k: slot 7, epoch 2, joint\nits writes are handed to aa\n");
+        assert!(!status_text(&json!({})).contains("strong keys"));
+        assert!(status_text(&json!({"strong_report": {"keys": 3}})).contains("\nstrong keys\n  keys: 3"));
     }
 
     #[test]

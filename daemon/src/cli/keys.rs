@@ -14,7 +14,7 @@ use rand::Rng;
 use serde_json::{Map, Value, json};
 
 use super::address::{KeyAddress, encoded, url_path};
-use super::args::{DataAccess, DelArgs, GetArgs, IncrArgs, KeyType, OutputFormat, PutArgs};
+use super::args::{Conditions, DataAccess, DelArgs, GetArgs, IncrArgs, KeyType, OutputFormat, PutArgs};
 use super::client::{Ask, Client, Patience, Payload};
 use super::content_type;
 use super::failure::{Exit, Failure};
@@ -72,6 +72,22 @@ fn at_level(ask: Ask, consistency: Option<&str>) -> Result<Ask, Failure> {
     consistency.map_or(Ok(ask.clone()), |level| ask.header("isochrone-consistency", level))
 }
 
+/// The conditions as header fields.
+fn under(ask: Ask, conditions: &Conditions) -> Result<Ask, Failure> {
+    let lists = [("if-match", &conditions.if_match), ("if-none-match", &conditions.if_none_match)];
+    let ask = lists.into_iter().filter(|(_, tags)| !tags.is_empty()).try_fold(ask, |ask, (name, tags)| {
+        let tags: Vec<String> = tags.iter().map(|tag| quoted(tag)).collect();
+        ask.header(name, &tags.join(", "))
+    })?;
+    conditions.fence.as_deref().map_or(Ok(ask.clone()), |fence| ask.header("isochrone-fence", fence))
+}
+
+/// An entity tag as its field writes it, since a shell takes the quotes away.
+fn quoted(tag: &str) -> String {
+    let tag = tag.trim();
+    if tag == "*" || tag.starts_with('"') || tag.starts_with("W/") { tag.to_owned() } else { format!("\"{tag}\"") }
+}
+
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
@@ -84,6 +100,9 @@ fn receipt(headers: &HeaderMap) -> Map<String, Value> {
     members.insert("region".to_owned(), json!(header(headers, "isochrone-region")));
     if let Some(age) = header(headers, "isochrone-age-ms").and_then(|ms| ms.parse::<u64>().ok()) {
         members.insert("age_ms".to_owned(), json!(age));
+    }
+    if let Some(path) = header(headers, "isochrone-path") {
+        members.insert("path".to_owned(), json!(path));
     }
     members
 }
@@ -113,7 +132,8 @@ pub(crate) async fn get(args: &GetArgs, format: OutputFormat) -> Result<(), Fail
         return get_typed(args, format).await;
     }
     let client = data(&args.data)?;
-    let request = ask(Method::GET, &args.key, "", args.consistency.as_deref())?;
+    let query = if args.for_update { "?for=update" } else { "" };
+    let request = ask(Method::GET, &args.key, query, args.consistency.as_deref())?;
     let mut answer = client.send(&request).await?;
     let headers = answer.headers().clone();
     if format == OutputFormat::Json && args.file.is_none() {
@@ -187,7 +207,7 @@ pub(crate) async fn put(args: &PutArgs, format: OutputFormat) -> Result<(), Fail
     let query = args.ttl.map(|ttl| format!("?ttl={}", ttl_text(ttl))).unwrap_or_default();
     let kind = args.content_type.clone().unwrap_or(guessed);
     let request = ask(Method::PUT, &args.key, &query, args.consistency.as_deref())?.header("content-type", &kind)?.payload(payload);
-    write(request, args.idempotency_key.as_deref(), &args.data, &args.key, "written", format).await
+    write(under(request, &args.conditions)?, args.idempotency_key.as_deref(), &args.data, &args.key, "written", format).await
 }
 
 /// A TTL as the query wants it.
@@ -225,7 +245,7 @@ fn stdin_bytes() -> Result<Vec<u8>, Failure> {
 /// What the daemon says.
 pub(crate) async fn del(args: &DelArgs, format: OutputFormat) -> Result<(), Failure> {
     let request = ask(Method::DELETE, &args.key, "", args.consistency.as_deref())?;
-    write(request, args.idempotency_key.as_deref(), &args.data, &args.key, "deleted", format).await
+    write(under(request, &args.conditions)?, args.idempotency_key.as_deref(), &args.data, &args.key, "deleted", format).await
 }
 
 /// `isochrone incr`.
@@ -325,6 +345,18 @@ mod tests {
             assert_eq!(ask.headers[name], value);
         }
         assert!(matches!(ask.payload, Payload::Bytes(body) if body == r#"{"add":-3}"#));
+    }
+
+    #[test]
+    fn conditions_travel_as_header_fields_with_their_quotes() {
+        let line = ["isochrone", "put", "strong/k", "v", "--if-match", "1f-0-0,\"2-0-0\"", "--if-none-match", "*", "--fence", "jobs=7"];
+        let Command::Put(args) = Cli::try_parse_from(line).expect("parses").command else { panic!("put") };
+        let ask = under(Ask::new(Method::PUT, "/v1/kv/strong/k"), &args.conditions).expect("a request");
+        for (name, value) in [("if-match", "\"1f-0-0\", \"2-0-0\""), ("if-none-match", "*"), ("isochrone-fence", "jobs=7")] {
+            assert_eq!(ask.headers[name], value);
+        }
+        let Command::Del(args) = Cli::try_parse_from(["isochrone", "del", "strong/k"]).expect("parses").command else { panic!("del") };
+        assert!(under(Ask::new(Method::DELETE, "/"), &args.conditions).expect("a request").headers.is_empty());
     }
 
     #[test]

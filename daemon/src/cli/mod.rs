@@ -24,6 +24,7 @@ mod output;
 mod repair;
 mod replication;
 mod serve;
+mod strong;
 mod transfer;
 mod units;
 

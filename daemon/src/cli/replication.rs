@@ -10,12 +10,12 @@ use super::failure::Failure;
 use super::output::{cell, table};
 use super::units;
 
-/// The daemon's report; `None` where it is of a version that has none.
+/// The report at that path; `None` where the daemon is of a version that has none.
 ///
 /// # Errors
 /// When the daemon cannot be asked.
-pub(super) async fn report(client: &Client) -> Result<Option<Value>, Failure> {
-    match client.json(&Ask::new(Method::GET, "/v1/admin/replication")).await {
+pub(super) async fn report(client: &Client, path: &str) -> Result<Option<Value>, Failure> {
+    match client.json(&Ask::new(Method::GET, path)).await {
         Ok(report) => Ok(Some(report)),
         Err(failure) if has_none(&failure) => Ok(None),
         Err(failure) => Err(failure),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
-use isochrone_config::{Change, ClusterSpec};
+use isochrone_config::{Change, ClusterSpec, Mode};
 use isochrone_council::{Command, ProposeError, Role};
 use isochrone_edge::{
     Applied, ApplyRequest, Check, CouncilView, KeyPlacement, MemberView, Operator, OperatorRefusal, PlacementSummary, Reloaded,
-    RepairProgress, RepairRequest, ReplicaView, ReplicationReport, ReplicationView, RoundTripsView, Status, StoreView,
+    RepairProgress, RepairRequest, ReplicaView, ReplicationReport, ReplicationView, RoundTripsView, Status, StoreView, StrongReport,
 };
 use isochrone_gossip::Liveness;
 use isochrone_ident::{Key, Namespace, NodeId, Slot};
@@ -174,7 +174,7 @@ impl Core {
         Ok(Applied { revision: self.council.state().file.revision, changed, dry_run: false, changes, plan })
     }
 
-    fn replica_views(&self, nodes: impl Iterator<Item = NodeId>) -> Vec<ReplicaView> {
+    pub(crate) fn replica_views(&self, nodes: impl Iterator<Item = NodeId>) -> Vec<ReplicaView> {
         let view = self.view.load();
         nodes
             .map(|node| ReplicaView {
@@ -191,6 +191,10 @@ impl Core {
             return Err(OperatorRefusal::NotFound(format!("there is no namespace `{ns}`")));
         }
         let slot = View::slot(ns, key.as_bytes());
+        if view.namespace(ns).is_some_and(|spec| spec.mode == Mode::Strong) {
+            let absent = || OperatorRefusal::Conflict("the cluster has not been founded yet".to_owned());
+            return self.strong_key_placement(ns, key, slot).ok_or_else(absent);
+        }
         let replicas = view.replicas(ns, slot);
         let joint = matches!(view.placement.eventual.phase(slot), Phase::Joint { .. });
         Ok(KeyPlacement {
@@ -201,6 +205,7 @@ impl Core {
             phase: if joint { "joint" } else { "stable" }.to_owned(),
             replicas: self.replica_views(replicas.read.into_iter()),
             next: self.replica_views(replicas.joining.into_iter()),
+            owner: None,
         })
     }
 
@@ -219,6 +224,7 @@ impl Core {
             "epoch_strong": summary.epoch_strong,
             "slots_moving": summary.slots_moving,
             "slots_by_node": shares,
+            "strong": self.strong_placement(),
         })
     }
 }
@@ -332,6 +338,10 @@ impl Operator for Node {
             (self.hooks.leave)();
             Ok(())
         })
+    }
+
+    fn strong(&self) -> Result<StrongReport, OperatorRefusal> {
+        Ok(self.core.strong_report())
     }
 
     fn replication(&self) -> Result<ReplicationReport, OperatorRefusal> {

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use isochrone_edge::{
     Admin, AdminListener, Applied, ApplyRequest, Auth, Away, Check, CopyStream, CouncilView, Divergence, EdgeLimits, KeyPlacement,
     ListenerOptions, MemberView, Operator, OperatorRefusal, PeerReplication, PlacementSummary, Reloaded, RepairProgress, RepairRequest,
-    ReplicaView, ReplicationReport, ReplicationView, Right, RoundTripsView, Status, StoreView,
+    ReplicaView, ReplicationReport, ReplicationView, Right, RoundTripsView, Status, StoreView, StrongOperations, StrongReport,
 };
 use isochrone_ident::{Key, Namespace, NodeId};
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ struct Daemon {
     is_unready: bool,
     emulation: Option<Mutex<Value>>,
     replication: Option<ReplicationReport>,
+    strong: Option<StrongReport>,
     repair: Option<Vec<RepairProgress>>,
     done: Mutex<Vec<String>>,
 }
@@ -105,7 +106,16 @@ impl Operator for Daemon {
             return Err(OperatorRefusal::NotFound("no such namespace".into()));
         }
         let replicas = vec![ReplicaView { node: NodeId(1).to_string(), region: "us-east".into(), liveness: "alive".into() }];
-        Ok(KeyPlacement { ns: ns.to_string(), key: key.to_string(), slot: 1, epoch: 1, phase: "stable".into(), replicas, next: Vec::new() })
+        Ok(KeyPlacement {
+            ns: ns.to_string(),
+            key: key.to_string(),
+            slot: 1,
+            epoch: 1,
+            phase: "stable".into(),
+            replicas,
+            next: Vec::new(),
+            owner: None,
+        })
     }
 
     fn config(&self) -> Value {
@@ -143,6 +153,10 @@ impl Operator for Daemon {
     fn leave(&self) -> BoxFuture<'_, Result<(), OperatorRefusal>> {
         self.note("leave");
         Box::pin(async { Ok(()) })
+    }
+
+    fn strong(&self) -> Result<StrongReport, OperatorRefusal> {
+        self.strong.clone().ok_or_else(|| OperatorRefusal::NotBuilt("a report on strong keys".into()))
     }
 
     fn replication(&self) -> Result<ReplicationReport, OperatorRefusal> {
@@ -344,6 +358,18 @@ fn troubled() -> ReplicationReport {
         away: vec![Away { node: "gone".into(), seconds: 90 }],
         ..ReplicationReport::default()
     }
+}
+
+#[tokio::test]
+async fn a_report_on_strong_keys_names_the_replica_that_delays_forgetting() {
+    let waits = ReplicaView { node: NodeId(2).to_string(), region: "eu-west".into(), liveness: "down".into() };
+    let operations = StrongOperations { warm: 3, prepared: 1, ..StrongOperations::default() };
+    let strong = StrongReport { dead_keys: 5, forgetting_waits_for: vec![waits], operations, ..StrongReport::default() };
+    let admin = admin_of(&Arc::new(Daemon { strong: Some(strong), ..Daemon::default() }), Auth::none());
+    let report = get(&admin, "/v1/admin/strong").await.json();
+    assert_eq!((&report["dead_keys"], &report["operations"]["warm"], &report["moves"]), (&json!(5), &json!(3), &Value::Null));
+    assert!(report["concerns"][0].as_str().unwrap().contains("eu-west"), "{report}");
+    assert_eq!(get(&admin_of(&Arc::default(), Auth::none()), "/v1/admin/strong").await.problem(), "not-built");
 }
 
 #[tokio::test]

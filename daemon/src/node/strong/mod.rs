@@ -22,6 +22,7 @@ mod operate;
 mod outbox;
 mod owner;
 mod report;
+mod standing;
 mod timers;
 mod values;
 mod way;

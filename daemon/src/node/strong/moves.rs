@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use isochrone_council::{Command, Role, SlotClass};
+use isochrone_edge::StrongMoves;
 use isochrone_ident::Slot;
 use isochrone_quorum::{Answer, Asker, Configuration, KeyName, MoveOutput, Mover, MoverOptions, RoundId, Want, Wish};
 use tokio::sync::mpsc;
@@ -198,6 +199,13 @@ pub(crate) struct Moves {
 impl Moves {
     fn of(&self, slot: Slot) -> Arc<Progress> {
         Arc::clone(lock(&self.slots).entry(slot).or_default())
+    }
+
+    /// How far they are, together.
+    pub(super) fn sum(&self) -> StrongMoves {
+        let slots = lock(&self.slots);
+        let (keys_listed, keys_certified) = sums(slots.values());
+        StrongMoves { slots: slots.len() as u64, keys_listed, keys_certified }
     }
 
     fn clear(&self) {

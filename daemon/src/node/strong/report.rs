@@ -1,7 +1,9 @@
 //! What the quorum path counts.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use isochrone_edge::StrongOperations;
 use isochrone_quorum::{Began, Failure, Outcome};
 use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
 
@@ -21,6 +23,14 @@ pub(crate) struct Meters {
     trips: Counter,
     reads: Histogram,
     writes: Histogram,
+    /// What `ways` and `ends` count, for the report: the recorder gives nothing back.
+    tally: Tally,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    ways: [AtomicU64; 5],
+    ends: [AtomicU64; 3],
 }
 
 impl Meters {
@@ -40,7 +50,15 @@ impl Meters {
             trips: counter!("isochrone_strong_trips_total"),
             reads: histogram!("isochrone_strong_seconds", "op" => "read"),
             writes: histogram!("isochrone_strong_seconds", "op" => "write"),
+            tally: Tally::default(),
         }
+    }
+
+    /// What this daemon's clients have asked for since its start.
+    pub(super) fn operations(&self) -> StrongOperations {
+        let [read, prepared, warm, granted, owner] = self.tally.ways.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let [_, nothing_happened, outcome_unknown] = self.tally.ends.each_ref().map(|count| count.load(Ordering::Relaxed));
+        StrongOperations { read, prepared, warm, granted, owner, nothing_happened, outcome_unknown }
     }
 
     /// A message to a peer was put on its way, or dropped.
@@ -65,6 +83,7 @@ impl Meters {
         };
         if let Some(way) = way {
             self.ways[way].increment(1);
+            self.tally.ways[way].fetch_add(1, Ordering::Relaxed);
         }
         self.trips.increment(u64::from(finished.course.trips));
         let end = match finished.result {
@@ -73,6 +92,7 @@ impl Meters {
             Err(Failure::OutcomeUnknown) => 2,
         };
         self.ends[end].increment(1);
+        self.tally.ends[end].fetch_add(1, Ordering::Relaxed);
         match finished.result {
             Ok(Outcome::Read(_)) => self.reads.record(took.as_secs_f64()),
             _ => self.writes.record(took.as_secs_f64()),
