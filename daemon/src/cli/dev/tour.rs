@@ -57,8 +57,9 @@ pub(super) fn text(regions: &[Region], one_way_ms: &OneWayMs) -> String {
 }
 
 /// Requests that work as they stand, in this order, however fast they are pasted: what is written in one region takes its time
-/// to the next, so reads of what another region took wait for it. Two regions add to one counter and to one set, and nothing is lost.
-fn curl_lines(regions: &[Region]) -> [String; 10] {
+/// to the next, so reads of what another region took wait for it. Two regions add to one counter and to one set, and nothing is lost. A strong key needs no
+/// wait: every region reads what was written last, and of two writes that both want to be the first, the second is refused (412).
+fn curl_lines(regions: &[Region]) -> [String; 13] {
     let (first, second, last) = (&regions[0], &regions[1], &regions[regions.len() - 1]);
     [
         format!("curl -X PUT -H 'Content-Type: text/plain' --data-binary 'hello from {}' {}/v1/kv/data/greeting", first.region, first.http),
@@ -70,6 +71,9 @@ fn curl_lines(regions: &[Region]) -> [String; 10] {
         format!("sleep 0.5; curl -d '{{\"add\": [\"cy\"], \"remove\": [\"bo\"]}}' {}/v1/sets/data/guests", last.http),
         format!("curl -X PUT --data-binary 'gone in a minute' '{}/v1/kv/cache/note?ttl=60s'", last.http),
         format!("curl '{}/v1/kv/data?prefix=gr'", last.http),
+        format!("curl -i -X PUT -H 'If-None-Match: *' --data-binary '{}' {}/v1/kv/strong/leader", first.region, first.http),
+        format!("curl -i -X PUT -H 'If-None-Match: *' --data-binary '{}' {}/v1/kv/strong/leader", last.region, last.http),
+        format!("curl -i {}/v1/kv/strong/leader", second.http),
         format!("curl {}/v1/admin/members", first.admin),
     ]
 }
@@ -107,7 +111,7 @@ mod tests {
     #[test]
     fn people_get_urls_delays_and_lines_to_try() {
         let text = text(&regions(), &one_way_ms(3, 1.0));
-        assert_eq!(text.lines().filter(|line| line.contains("curl ")).count(), 10);
+        assert_eq!(text.lines().filter(|line| line.contains("curl ")).count(), 13);
         assert!(text.contains(r#"curl -d '{"add": 2}' http://127.0.0.1:8080/v1/counters/data/visits"#), "{text}");
         assert!(text.contains("116.0"), "{text}");
         assert!(text.contains("http://127.0.0.1:8082"), "{text}");
