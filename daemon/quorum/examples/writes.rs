@@ -3,53 +3,22 @@
 //! `cargo run --release -p isochrone-quorum --example writes` prints writes of keys that are warm (Q8), of keys that are granted (Q18), of keys
 //! that must be prepared, and reads (Q9), each a second of processor time (Linux).
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use isochrone_ident::{Incarnation, Key, Namespace, NodeId, Slot, StoreId, WallMicros};
 use isochrone_quorum::{
-    Acceptor, AcceptorOptions, Act, Answer, Change, Configuration, Expect, KeyName, KeyState, Member, OperationId, Output, Place, Proposer,
-    ProposerId, ProposerOptions, RequestId, Row, SlotState, TableHash, Value, View, Want,
+    Acceptor, AcceptorOptions, Act, Answer, Change, Configuration, Expect, KeyName, Member, OperationId, Output, Place, Proposer,
+    ProposerId, ProposerOptions, RequestId, Row, TableHash, Value, Want,
 };
+use support::Disk;
 
 const KEYS: u64 = 10_000;
 const IN_FLIGHT: u64 = 64;
 const OPERATIONS: u64 = 400_000;
-
-#[derive(Default)]
-struct Disk {
-    slots: BTreeMap<Slot, SlotState>,
-    keys: BTreeMap<KeyName, KeyState>,
-}
-
-impl Disk {
-    fn apply(&mut self, row: Row) {
-        match row {
-            Row::Slot(slot, state) => drop(self.slots.insert(slot, state)),
-            Row::Key(_, key, state) => drop(self.keys.insert(key, state)),
-            Row::Erase(_, key) => drop(self.keys.remove(&key)),
-            Row::Wipe(_) => self.keys.clear(),
-        }
-    }
-}
-
-impl View for Disk {
-    fn slot(&self, slot: Slot) -> Option<SlotState> {
-        self.slots.get(&slot).copied()
-    }
-
-    fn key(&self, _: Slot, key: &KeyName) -> Option<KeyState> {
-        self.keys.get(key).cloned()
-    }
-
-    fn walk(&self, _: Slot, after: Option<&KeyName>, visit: &mut dyn FnMut(KeyName, KeyState) -> bool) {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rows = self.keys.range::<KeyName, _>((from, Bound::Unbounded));
-        while rows.next().is_some_and(|(key, state)| visit(key.clone(), state.clone())) {}
-    }
-}
 
 struct Store {
     disk: Disk,

@@ -81,7 +81,7 @@ enum Stage {
 }
 
 /// What the sealed majority has shown of a key.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Listed {
     /// Who has shown it.
     shown: Votes,
@@ -92,7 +92,7 @@ struct Listed {
 }
 
 /// A key that is being certified.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Certifying {
     taken: Votes,
     refused: Votes,
@@ -100,7 +100,7 @@ struct Certifying {
 }
 
 /// The driver of one slot's move, from one JOINT configuration to the next STABLE one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Mover {
     id: RoundId,
     options: MoverOptions,

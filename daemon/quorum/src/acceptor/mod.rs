@@ -56,7 +56,7 @@ pub struct Effects<T> {
 ///
 /// A request for which the caller has no room (a full disk, a long queue) is dropped *before* it is taken, and is then as if the network had lost it. Once
 /// taken, its rows must be written: later requests have seen them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Acceptor<T> {
     me: Member,
     options: AcceptorOptions,

@@ -83,7 +83,7 @@ impl Page {
 }
 
 /// What a staged row is about.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Subject {
     Slot(Slot),
     Key(Slot, KeyName),
@@ -91,7 +91,7 @@ enum Subject {
 }
 
 /// Rows that are written and not synced, over the durable ones.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Staged {
     slots: BTreeMap<Slot, (SlotState, Place)>,
     keys: BTreeMap<Slot, BTreeMap<KeyName, (Option<KeyState>, Place)>>,

@@ -10,7 +10,7 @@ use super::{Output, Proposer, Timer};
 use crate::{Ask, Ballot, Configuration, KeyName, KeyState, Member, Mutation, Nack, Phase, Request, Tag, Told, Votes, accepted_ballot};
 
 /// A slot's promise that is being asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Acquiring {
     pub(super) slot: Slot,
     tag: Tag,

@@ -8,7 +8,7 @@ use super::memory::Warm;
 use crate::{Accepted, Ballot, KeyName, Phase};
 
 /// What a slot's promise grants. Lives in memory, in one phase (Q18e).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Grant {
     pub(super) phase: Phase,
     pub(super) ballot: Ballot,
@@ -16,7 +16,7 @@ pub(super) struct Grant {
     pub(super) keys: BTreeMap<KeyName, Granted>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Granted {
     /// May be proposed once under the slot's ballot, from this.
     Open(Option<Accepted>),
@@ -42,7 +42,7 @@ impl Granted {
 }
 
 /// The grants of all slots, counted together.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Grants {
     slots: BTreeMap<Slot, Grant>,
     bytes: usize,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{Accepted, Ballot, Configuration, KeyName, Phase};
 
 /// What is known of a slot.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) configuration: Arc<Configuration>,
     /// The highest floor seen.
@@ -40,7 +40,7 @@ impl Warm {
 const KEY_BYTES: usize = 256;
 
 /// A key that was warm; without a promise while a write uses it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct WarmKey {
     warm: Option<Warm>,
     /// Whether it was written since it was last looked at: then it stays once more.
@@ -49,7 +49,7 @@ struct WarmKey {
 
 /// Promises for the next write of each key. Bounded in keys and in bytes: of the oldest the first goes that was not used since it was last looked at
 /// (the clock algorithm: Corbató 1968), which costs its key a round trip.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct WarmKeys {
     keys_max: usize,
     bytes_max: usize,
@@ -107,7 +107,7 @@ impl WarmKeys {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): back-offs need to differ between daemons, and nothing more.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Random(pub(super) u64);
 
 impl Random {

@@ -173,7 +173,7 @@ impl Default for ProposerOptions {
 }
 
 /// The proposer of one life of a daemon. It keeps nothing on disk: what it knows it has from acceptors, and forgetting it costs a round trip.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Proposer {
     me: ProposerId,
     options: ProposerOptions,

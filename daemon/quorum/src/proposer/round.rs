@@ -9,7 +9,7 @@ use super::{Began, Course, Failure, Left, OperationId, Outcome, Want, Wish};
 use crate::{Accepted, Ballot, Configuration, Envelope, KeyName, RoundId, Tag, Votes, accepted_ballot};
 
 /// A wish under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Running {
     pub(super) operation: OperationId,
     pub(super) wish: Wish,
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 }
 
 /// What a round is waiting for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Stage {
     /// A pause, or a configuration.
     Resting,
@@ -40,7 +40,7 @@ pub(super) enum Stage {
 }
 
 /// How a wish ends once the accept that is under way is chosen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct End {
     pub(super) operation: OperationId,
     /// What earlier rounds have done for it.
@@ -48,7 +48,7 @@ pub(super) struct End {
     pub(super) result: Result<Outcome, Failure>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Round {
     pub(super) id: RoundId,
     pub(super) step: u32,
@@ -134,7 +134,7 @@ impl Round {
 }
 
 /// What acceptors have shown of a key. What an acceptor holds only grows, so a record that it has shown stays shown.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Views {
     answered: Votes,
     /// Those who hold the highest record, or nothing where nobody holds anything.

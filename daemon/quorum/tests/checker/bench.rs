@@ -10,7 +10,8 @@ use isochrone_quorum::{
     Revision, TableHash, Tag, Timer, Told, Value, Want, Why, Wish,
 };
 
-use crate::node::{Disk, Reply, acceptor_of, member_of, proposer_of};
+use crate::node::{Reply, acceptor_of, member_of, proposer_of};
+use crate::support::Disk;
 use crate::world::{key, slot};
 
 pub(crate) const NOW: WallMicros = WallMicros(1_000_000);

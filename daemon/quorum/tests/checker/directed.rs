@@ -11,7 +11,8 @@ use isochrone_quorum::{
 use crate::bench::{
     Bench, NOW, accept, ballot, collect, is_accept, is_refused, live, member, needs, owner, prepare, put, read, record, timer_of,
 };
-use crate::node::{Disk, acceptor_of, member_of};
+use crate::node::{acceptor_of, member_of};
+use crate::support::Disk;
 use crate::world::key;
 
 #[test]

@@ -6,7 +6,8 @@ use isochrone_quorum::{
 };
 
 use crate::bench::{ballot, live, member, record};
-use crate::node::{Disk, member_of};
+use crate::node::member_of;
+use crate::support::Disk;
 use crate::world::{key, slot};
 
 /// One acceptor, and a disk that syncs when a test says so.

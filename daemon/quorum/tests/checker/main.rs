@@ -14,6 +14,8 @@ mod history;
 mod linear;
 mod node;
 mod requests;
+#[path = "../support/mod.rs"]
+mod support;
 mod world;
 
 use std::ops::Range;

@@ -1,52 +1,18 @@
 //! One simulated daemon: a disk that forgets what it has not synced, the acceptor over it, a proposer, and whatever it drives.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use isochrone_ident::{Incarnation, NodeId, Slot, StoreId};
+use isochrone_ident::{Incarnation, NodeId, StoreId};
 use isochrone_quorum::{
-    Acceptor, AcceptorOptions, Collector, Configuration, KeyName, KeyState, Member, Mover, Mutation, Place, Proposer, ProposerId,
-    ProposerOptions, Request, Row, SlotState, View,
+    Acceptor, AcceptorOptions, Collector, Configuration, Member, Mover, Mutation, Place, Proposer, ProposerId, ProposerOptions, Request,
+    Row,
 };
+
+use crate::support::Disk;
 
 /// Where an answer goes: which daemon, in which of its lives.
 pub(crate) type Reply = (usize, u64);
-
-/// What is durable.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Disk {
-    pub(crate) slots: BTreeMap<Slot, SlotState>,
-    pub(crate) keys: BTreeMap<KeyName, KeyState>,
-}
-
-impl Disk {
-    pub(crate) fn apply(&mut self, row: Row) {
-        match row {
-            Row::Slot(slot, state) => drop(self.slots.insert(slot, state)),
-            Row::Key(_, key, state) => drop(self.keys.insert(key, state)),
-            Row::Erase(_, key) => drop(self.keys.remove(&key)),
-            Row::Wipe(_) => self.keys.clear(),
-        }
-    }
-}
-
-/// The model has one slot, so keys need no slot here.
-impl View for Disk {
-    fn slot(&self, slot: Slot) -> Option<SlotState> {
-        self.slots.get(&slot).copied()
-    }
-
-    fn key(&self, _: Slot, key: &KeyName) -> Option<KeyState> {
-        self.keys.get(key).cloned()
-    }
-
-    fn walk(&self, _: Slot, after: Option<&KeyName>, visit: &mut dyn FnMut(KeyName, KeyState) -> bool) {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rows = self.keys.range::<KeyName, _>((from, Bound::Unbounded));
-        while rows.next().is_some_and(|(key, state)| visit(key.clone(), state.clone())) {}
-    }
-}
 
 pub(crate) struct Node {
     pub(crate) index: usize,

@@ -12,7 +12,8 @@ use isochrone_quorum::{
 
 use crate::clients::Clients;
 use crate::history::History;
-use crate::node::{Disk, Node, Reply, acceptor_of, member_of, proposer_of};
+use crate::node::{Node, Reply, acceptor_of, member_of, proposer_of};
+use crate::support::Disk;
 
 pub(crate) const NODES: usize = 5;
 const WIDTH: usize = 3;
