@@ -11,19 +11,27 @@ use isochrone_ident::{Hlc, WallMicros};
 use isochrone_quorum::{Envelope, KeyName};
 use isochrone_replica::Session;
 use moka::sync::Cache;
+use tokio::time::Instant;
 
 use crate::node::core::Core;
 
+/// When a read began: by the clock that never jumps, for its age, and by the wall clock, for sessions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begun {
+    pub(crate) at: Instant,
+    pub(crate) wall: WallMicros,
+}
+
 /// A register as it was chosen, and since when that may be old.
 #[derive(Debug, Clone)]
-struct Copy {
+struct Copied {
     envelope: Option<Arc<Envelope>>,
-    since: WallMicros,
+    since: Begun,
 }
 
 /// Copies of chosen values, within `strong.copies` keys.
 pub(crate) struct Chosen {
-    copies: Cache<KeyName, Copy>,
+    copies: Cache<KeyName, Copied>,
 }
 
 impl Chosen {
@@ -32,10 +40,10 @@ impl Chosen {
     }
 
     /// Keeps what a read that began at `since` has shown, unless there is something newer.
-    pub(crate) fn keep(&self, key: KeyName, envelope: Option<Arc<Envelope>>, since: WallMicros) {
-        let copy = Copy { envelope, since };
+    pub(crate) fn keep(&self, key: KeyName, envelope: Option<Arc<Envelope>>, since: Begun) {
+        let copy = Copied { envelope, since };
         self.copies.entry(key).and_upsert_with(|held| match held {
-            Some(held) if held.value().since > copy.since => held.into_value(),
+            Some(held) if held.value().since.at > copy.since.at => held.into_value(),
             _ => copy,
         });
     }
@@ -45,7 +53,7 @@ impl Chosen {
         self.copies.contains_key(key)
     }
 
-    fn get(&self, key: &KeyName) -> Option<Copy> {
+    fn get(&self, key: &KeyName) -> Option<Copied> {
         self.copies.get(key)
     }
 }
@@ -79,15 +87,15 @@ impl Core {
         let copy = self.strong.chosen.get(key)?;
         // What the session has seen may be by a clock that is behind this one's.
         let seen = session.strong();
-        if seen > Hlc::ZERO && copy.since < seen.wall().plus_millis(self.options.clock.ahead_ms_max) {
+        if seen > Hlc::ZERO && copy.since.wall < seen.wall().plus_millis(self.options.clock.ahead_ms_max) {
             return None;
         }
-        let age_ms = self.now().0.saturating_sub(copy.since.0).div_ceil(1000);
+        let age_ms = u64::try_from(copy.since.at.elapsed().as_micros()).unwrap_or(u64::MAX).div_ceil(1000);
         if age_ms > max_ms {
             return None;
         }
         let mut session = session.clone();
-        session.note_strong(Hlc::at(copy.since));
+        session.note_strong(Hlc::at(copy.since.wall));
         let receipt = self.strong_receipt(Level::Local, Some(age_ms), session, None);
         Some(Served { object: self.strong_object(copy.envelope.as_deref()), receipt, source: Source::Hit })
     }

@@ -17,6 +17,7 @@ use rand::Rng;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::chosen::Begun;
 use super::operate::Finished;
 use crate::node::core::{Core, lock};
 use crate::node::take::millis;
@@ -160,7 +161,7 @@ impl Core {
             Err(failure) => return self.without_quorum(spec, command.level, &key, &session, refusal_of_read(failure, &path)),
         };
         if command.level == Level::Local || self.strong.chosen.has(&key) {
-            self.strong.chosen.keep(key, envelope.clone(), since);
+            self.strong.chosen.keep(key, envelope.clone(), Begun { at: began, wall: since });
         }
         let mut session = session;
         session.note_strong(Hlc::at(since));
