@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use isochrone_edge::Api;
-use isochrone_ident::{Hlc, Incarnation, NodeId, Version};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
@@ -149,8 +148,8 @@ impl Client {
         *newest = (*newest).max(revision);
     }
 
-    /// A write: half of the time under an idempotency key, so that it can be repeated here and elsewhere until it is answered, and sometimes
-    /// beyond.
+    /// A write: half of the time under an idempotency key, so that it can be repeated here and elsewhere until it is answered, and a put that is done
+    /// sometimes beyond. A write that changed nothing leaves nothing behind that its repeat could be known by: that would be decided anew.
     async fn write(&mut self, key: &str, want: Want) {
         let id = lock(&self.shared.strong).begin(key, want, elapsed());
         let mut fields = fields_of(want);
@@ -166,7 +165,8 @@ impl Client {
                 self.note_seen(key, stored.revision);
             }
             let is_answered = !matches!(told, Told::Nothing | Told::Unknown);
-            if left == 0 || is_answered && self.rng.random_ratio(3, 4) {
+            let is_kept = matches!(told, Told::Stored(_));
+            if left == 0 || is_answered && (!is_kept || self.rng.random_ratio(3, 4)) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(self.rng.random_range(1..=PAUSE_MS_MAX.1))).await;
@@ -235,7 +235,7 @@ fn revision_of(etag: &str) -> Option<Revision> {
 }
 
 fn etag_of(revision: Revision) -> String {
-    let version = Version { hlc: Hlc(revision.0), node: NodeId(0), incarnation: Incarnation(0) };
+    let version = isochrone_edge::revision_version(revision.0);
     format!("\"{version}\"")
 }
 
@@ -304,7 +304,8 @@ fn told_of_line(want: Want, answer: &serde_json::Value) -> Told {
             let value = answer["text"].as_str().and_then(|text| writer_of(text.as_bytes()));
             value.map_or(Told::Unknown, |value| Told::Shown(Some(Seen { value, revision }), Some(Duration::ZERO)))
         }
-        (Want::Read, 404, _) => Told::Shown(None, Some(Duration::ZERO)),
+        // Unlike a namespace of which the daemon has not heard yet.
+        (Want::Read, 404, _) if answer["problem"]["type"] == "/problems/not-found" => Told::Shown(None, Some(Duration::ZERO)),
         (Want::Put(_), 201 | 204, Some(revision)) => Told::Stored(Stored { revision, created: status == 201 }),
         (Want::Delete(_), 204, _) => Told::Deleted,
         (_, status, _) => told_of_failure(status),
@@ -312,7 +313,7 @@ fn told_of_line(want: Want, answer: &serde_json::Value) -> Told {
 }
 
 /// Asks a daemon directly, as its own listener would.
-async fn ask_here(shared: &Shared, api: &Api, node: usize, key: &str, want: Want) -> (Told, StatusCode) {
+async fn ask_here(shared: &Shared, api: &Api, node: usize, key: &str, want: Want) -> Told {
     let asked = elapsed();
     let id = lock(&shared.strong).begin(key, want, asked);
     let answer = send(api, call_of(key, id, want, &[])).await;
@@ -322,13 +323,13 @@ async fn ask_here(shared: &Shared, api: &Api, node: usize, key: &str, want: Want
     });
     shared.note(format_args!("strong end {node} {key} {} {told:?}", id.0));
     lock(&shared.strong).end(id, node, asked, elapsed(), told);
-    (told, answer.status)
+    told
 }
 
 /// Writes a key of this daemon's own; says whether it was acknowledged.
 pub async fn write_once(shared: &Shared, api: &Api, node: usize) -> bool {
-    let (told, status) = ask_here(shared, api, node, &format!("healed{node}"), Want::Put(Demand::Anything)).await;
-    matches!(told, Told::Stored(_)) || status == StatusCode::NOT_IMPLEMENTED
+    let told = ask_here(shared, api, node, &format!("healed{node}"), Want::Put(Demand::Anything)).await;
+    matches!(told, Told::Stored(_))
 }
 
 /// Reads every key at a daemon; says whether every read was answered.
@@ -336,11 +337,7 @@ pub async fn read_all(shared: &Shared, api: &Api, node: usize) -> bool {
     let keys = lock(&shared.strong).keys();
     for key in keys {
         let mut tries = 0;
-        loop {
-            let (told, status) = ask_here(shared, api, node, &key, Want::Read).await;
-            if matches!(told, Told::Shown(..)) || status == StatusCode::NOT_IMPLEMENTED {
-                break;
-            }
+        while !matches!(ask_here(shared, api, node, &key, Want::Read).await, Told::Shown(..)) {
             if tries == RETRY.1 {
                 return false;
             }

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::linear::{self, Act, Demand, Micros, Operation, Revision, Seen, Stored, ValueId, Verdict, Violation};
+use crate::linear::{self, Act, Demand, Micros, Now, Operation, Revision, Seen, Stored, ValueId, Verdict, Violation};
+
+/// Operations that a report of what is wrong with a key names, at most.
+const STORY_MAX: usize = 120;
 
 /// The number of an operation, in the order in which they began. A put's value begins with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,16 +158,21 @@ impl StrongHistory {
             Violation::NobodyWrote(at) | Violation::TwoRevisions { at, .. } | Violation::TwoValues { at, .. } => vec![*at],
             Violation::Stuck { waiting, .. } => waiting.clone(),
         };
-        let values = at.iter().filter_map(|&at| match operations[at].act {
-            Act::Read(Some(seen)) => usize::try_from(seen.value.0).ok(),
+        let value = |value: ValueId| usize::try_from(value.0).ok();
+        let shown = at.iter().filter_map(|&at| match operations[at].act {
+            Act::Read(Some(seen)) => value(seen.value),
             _ => None,
         });
-        let named: BTreeSet<usize> = at.iter().map(|&at| deeds[at]).chain(values).collect();
-        let from = named.iter().filter_map(|&deed| self.deeds.get(deed)).map(|deed| deed.asked).min().unwrap_or_default();
+        let there = match violation {
+            Violation::Stuck { now: Now::Value(id), .. } => value(*id),
+            _ => None,
+        };
+        let named: BTreeSet<usize> = at.iter().map(|&at| deeds[at]).chain(shown).chain(there).collect();
         let until = at.iter().map(|&at| operations[at].answered).max().unwrap_or_default();
-        let near = |deed: &Deed| deed.asked + Duration::from_millis(300) >= from && micros(deed.asked) <= until;
-        let told = self.deeds.iter().enumerate().filter(|(at, deed)| deed.key == key && (near(deed) || named.contains(at)));
-        told.map(|(at, deed)| format!("    {}operation {at}: {deed}", if named.contains(&at) { "* " } else { "" })).take(80).collect()
+        let before = |deed: &Deed| deed.key == key && micros(deed.asked) <= until;
+        let told: Vec<_> = self.deeds.iter().enumerate().filter(|(at, deed)| before(deed) || named.contains(at)).collect();
+        let newest = told.iter().skip(told.len().saturating_sub(STORY_MAX));
+        newest.map(|(at, deed)| format!("    {}operation {at}: {deed}", if named.contains(at) { "* " } else { "" })).collect()
     }
 
     /// Revisions that a listing showed, and that no write can have made.
