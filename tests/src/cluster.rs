@@ -248,7 +248,7 @@ async fn observe(shared: &Arc<Shared>, me: usize, node: &Node, api: &Api) {
 /// What an operator does when a node has lost its disk: removes what it was.
 async fn run_errand(shared: &Shared, node: &Node) {
     let Some(gone) = lock(&shared.errands).first().copied() else { return };
-    let removed = Operator::remove_member(node, gone).await;
+    let removed = Operator::remove_member(node, gone, false).await;
     shared.note(format_args!("removes {gone} {removed:?}"));
     if removed.is_ok() {
         lock(&shared.errands).retain(|&id| id != gone);

@@ -57,12 +57,18 @@ pub(crate) enum Kept {
     Settling,
     /// No living daemon has the data of that slot: whether to give it up is for an operator to decide.
     LastCopy(Slot),
+    /// Without it that strong slot would have no majority left among the members: whether to give that up is for an operator to decide.
+    StrongMajority(Slot),
 }
 
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Settling => write!(f, "the data of a member that left before is still being placed anew"),
+            Self::StrongMajority(slot) => write!(
+                f,
+                "strong slot {slot} needs it for a majority of its replicas: bring it back, or give it up with `isochrone members remove --lost`"
+            ),
             Self::LastCopy(slot) => write!(
                 f,
                 "no living member has what it holds of slot {slot}: bring it back, or give its data up with `isochrone members remove`"
@@ -82,6 +88,9 @@ pub(crate) fn may_go(state: &ClusterState, node: NodeId, counts: &BTreeSet<usize
     let eventual = &state.placement.eventual;
     if is_settling(state) && !holds_up(eventual, node) {
         return Err(Kept::Settling);
+    }
+    if let Some(cut) = state.strong_cuts(node).find(|cut| !cut.loses_nothing()) {
+        return Err(Kept::StrongMajority(cut.slot));
     }
     let is_last = |&slot: &Slot| counts.iter().any(|&count| is_last_copy(eventual, slot, count, node, &is_alive));
     Slot::all().find(is_last).map_or(Ok(()), |slot| Err(Kept::LastCopy(slot)))
@@ -142,10 +151,14 @@ mod tests {
     }
 
     fn complete(state: &mut ClusterState) {
-        for class in [SlotClass::Eventual, SlotClass::Strong] {
-            let from = state.class(class).epoch;
-            apply(state, Command::Moved { class, from, slots: Slot::all().collect() });
-        }
+        complete_strong(state);
+        let from = state.placement.eventual.epoch;
+        apply(state, Command::Moved { class: SlotClass::Eventual, from, slots: Slot::all().collect() });
+    }
+
+    fn complete_strong(state: &mut ClusterState) {
+        let from = state.placement.strong.epoch;
+        apply(state, Command::Moved { class: SlotClass::Strong, from, slots: Slot::all().collect() });
     }
 
     /// A cluster of nodes 1 to `count`, at rest, with so many replicas of a slot.
@@ -198,6 +211,8 @@ mod tests {
         let mut state = cluster(5, 3);
         apply(&mut state, Command::Retire { node: NodeId(5), store: StoreId(5) });
         begin(&mut state, &[1, 2, 3, 4], 3);
+        assert!(matches!(verdict(&state, 4, &[3], &[4]), Err(Kept::StrongMajority(_))), "sets of 4, 5 and another still count");
+        complete_strong(&mut state);
         assert!(state.placement.eventual.is_moving() && state.placement.eventual.epoch == Epoch(2));
         assert_eq!(verdict(&state, 4, &[3], &[4]), Ok(()), "or the move would wait for it for ever");
     }

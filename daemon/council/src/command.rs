@@ -122,6 +122,18 @@ pub enum Command {
         /// The store that it had when it was last heard: a member that has joined with another one in between stays.
         store: StoreId,
     },
+    /// These members are lost for good, by an operator's word. Strong sets that lose their majority with them go on with those left of them, who decide
+    /// from what they have: what only the lost ones had is lost (see [`isochrone_placement::ClassPlacement::without`]).
+    GiveUp {
+        /// Who is lost; who was removed before may be named again.
+        nodes: Vec<NodeId>,
+        /// The strong class's epoch.
+        from: Epoch,
+        /// Where strong slots begin anew of which nobody has anything: a table of those left.
+        strong: Box<SlotTable>,
+        /// [`SlotTable::digest`] of `strong`, as computed by the proposer.
+        digest: u64,
+    },
 }
 
 impl Command {
@@ -136,6 +148,7 @@ impl Command {
             Self::BeginEpoch { .. } => "begin_epoch",
             Self::Moved { .. } => "moved",
             Self::Retire { .. } => "retire",
+            Self::GiveUp { .. } => "give_up",
         }
     }
 }
@@ -247,4 +260,16 @@ pub enum Refusal {
     /// Passes by itself; try again.
     #[error("the data of node {0}'s former store is still being placed elsewhere; it can join once that is done")]
     StillPlaced(NodeId),
+    /// Without the node a strong slot would be left without a majority, and could not even be moved. Passes by itself once the data of those who
+    /// left before is placed elsewhere.
+    #[error(
+        "without node {node}, strong slot {slot} would lose the majority of its replicas: wait until the data of those that left before is placed \
+         elsewhere; if too many of them are lost for good, give them up with `isochrone members remove --lost`"
+    )]
+    StrongMajority {
+        /// Who was to leave.
+        node: NodeId,
+        /// One such slot.
+        slot: Slot,
+    },
 }

@@ -19,7 +19,7 @@ pub use crate::propose::{Applied, ProposeError};
 
 use crate::away::Absences;
 use crate::command::{Command, CouncilId, Member, Outcome, Refusal};
-use crate::driver::{Driver, tables_for};
+use crate::driver::{Driver, giving_up, tables_for};
 use crate::journal::{Journal, JournalError};
 use crate::message::{Answer, Ask, Header, Proposed, decode_answer, decode_ask, encode_answer, encode_ask};
 use crate::meters::Meters;
@@ -272,6 +272,16 @@ impl Council {
     /// [`ProposeError`], which tells nothing happened apart from outcome unknown.
     pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Applied, ProposeError> {
         Box::pin(self.inner.proposer.propose(command, deadline)).await
+    }
+
+    /// Gives up members that are lost for good (see [`Command::GiveUp`]): what only they had is lost, and they never come back. For a council that still has its
+    /// own majority; see [`crate::Recovery`] for one that has not. Strong slots of which nobody has anything begin anew at the members left.
+    ///
+    /// # Errors
+    /// [`ProposeError`]. Refused with [`Refusal::WrongEpoch`] when another epoch began meanwhile: look again at what would be lost.
+    pub async fn give_up(&self, nodes: BTreeSet<NodeId>, deadline: Duration) -> Result<Applied, ProposeError> {
+        let state = self.state();
+        self.propose(giving_up(&state, &nodes), deadline).await
     }
 
     /// The newest state here. Never blocks.

@@ -45,6 +45,14 @@ pub(crate) fn tables_for<'a>(
     Tables::new(eventual, strong, basis(&candidates, weights, width), weights.clone())
 }
 
+/// The command that gives those up, with a table of the others.
+pub(crate) fn giving_up(state: &ClusterState, nodes: &BTreeSet<NodeId>) -> Command {
+    let left = state.members.values().filter(|member| !nodes.contains(&member.node));
+    let tables = tables_for(left, state.file.width, &state.weights, &RoundTrips::default());
+    let (from, nodes) = (state.placement.strong.epoch, nodes.iter().copied().collect());
+    Command::GiveUp { nodes, from, strong: Box::new(tables.strong), digest: tables.strong_digest }
+}
+
 pub(crate) fn candidates<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<Candidate> {
     let candidate = |m: &Member| Candidate { node: m.node, region: m.region.clone(), zone: m.zone.clone(), capacity: m.capacity };
     members.into_iter().map(candidate).collect()

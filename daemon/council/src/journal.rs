@@ -194,6 +194,17 @@ impl Journal {
         })
     }
 
+    /// Drops all there is for a snapshot that ends with entry `last`.
+    pub(crate) fn replace(&self, snapshot: &KeptSnapshot, vote: &Vote, last: LogId) -> Result<(), JournalError> {
+        self.write(|write| {
+            write.open_table(LOG)?.retain(|_, _| false)?;
+            put(write, SNAPSHOT, snapshot)?;
+            put(write, VOTE, vote)?;
+            put(write, PURGED, &last)?;
+            put(write, COMMITTED, &Some(last))
+        })
+    }
+
     fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<(), JournalError>) -> Result<(), JournalError> {
         let begun = Instant::now();
         let done = (|| {
@@ -224,7 +235,7 @@ fn checksum(key: &[u8], body: &[u8]) -> [u8; 8] {
     (xxh3_64(body) ^ xxh3_64(key).rotate_left(17)).to_le_bytes()
 }
 
-fn seal<T: Serialize>(key: &[u8], value: &T) -> Result<Vec<u8>, JournalError> {
+pub(crate) fn seal<T: Serialize>(key: &[u8], value: &T) -> Result<Vec<u8>, JournalError> {
     let row = vec![0; HEADER_BYTES];
     let mut row = postcard::to_extend(value, row)
         .map_err(|_| JournalError::Corrupt { row: String::from_utf8_lossy(key).into_owned(), why: "can't be encoded" })?;
@@ -234,7 +245,7 @@ fn seal<T: Serialize>(key: &[u8], value: &T) -> Result<Vec<u8>, JournalError> {
     Ok(row)
 }
 
-fn open<T: DeserializeOwned>(key: &[u8], row: &[u8], name: impl Fn() -> String) -> Result<T, JournalError> {
+pub(crate) fn open<T: DeserializeOwned>(key: &[u8], row: &[u8], name: impl Fn() -> String) -> Result<T, JournalError> {
     let corrupt = |why| JournalError::Corrupt { row: name(), why };
     let (header, body) = row.split_at_checked(HEADER_BYTES).ok_or_else(|| corrupt("too short"))?;
     if header[0] != FORMAT {

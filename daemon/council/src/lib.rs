@@ -25,6 +25,8 @@
 //!   ([`ClusterState::strong_joined`], [`ClusterState::strong_store`]).
 //! - **P2**: tables are ordered, never recomputed; their digests are checked when an epoch begins ([`Tables`]).
 //! - **P3**: weights change slowly, and an epoch for their sake comes at most every ten minutes ([`CouncilOptions::weights`]).
+//! - **Q14**: nobody leaves on whom the majority of a strong set hangs; an operator may give up those who are lost for good ([`Command::GiveUp`]), and with a
+//!   majority of the council itself lost, those left found it anew ([`Recovery`]).
 //! - A proposal that is retried under its [`RequestId`] applies once; *nothing happened* and *outcome unknown* are told apart ([`ProposeError`]).
 //!
 //! Everything that the crate needs of its surroundings comes in as a value: the database (a file or a simulated disk), the [`Wire`], the seed,
@@ -43,6 +45,7 @@ mod propose;
 mod pulse;
 mod raft;
 mod receiving;
+mod recover;
 mod state;
 mod storage;
 mod strong;
@@ -55,5 +58,6 @@ pub use journal::JournalError;
 pub use meters::describe;
 pub use network::{Wire, WireError};
 pub use options::{CouncilOptions, NoObservations, Observations, OnFatal, Timers};
+pub use recover::{RecoverError, Recovery, follow};
 pub use state::{ANSWERS_MAX, ClusterFile, ClusterState, FILE_BYTES_MAX, Retired};
 pub use voters::{Hints, VOTERS_MAX, choose};

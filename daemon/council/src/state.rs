@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use isochrone_ident::{ClusterName, Epoch, NodeId, Slot, StoreId};
-use isochrone_placement::{ClassPlacement, Placement, RegionWeights, SlotTable};
+use isochrone_placement::{ClassPlacement, Cut, Placement, RegionWeights, SlotTable};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, CouncilId, Member, Outcome, Proposal, Refusal, RequestId, SlotClass, Tables};
@@ -141,6 +141,7 @@ impl ClusterState {
             Command::BeginEpoch { from, tables } => self.begin_epoch(from, *tables),
             Command::Moved { class, from, slots } => self.moved(class, from, slots),
             Command::Retire { node, store } => self.retire(node, store),
+            Command::GiveUp { nodes, from, strong, digest } => self.give_up(&nodes, from, &strong, digest),
         }
     }
 
@@ -216,13 +217,49 @@ impl ClusterState {
         Ok(())
     }
 
+    /// Strong sets that keep their majority are moved by the next epoch; of two replicas the one left has everything. What would lose more than
+    /// that is for [`Command::GiveUp`].
     fn take_out(&mut self, node: NodeId, store: StoreId) -> Result<(), Refusal> {
         if self.members.len() == 1 {
             return Err(Refusal::LastMember(node));
         }
+        let cuts: Vec<Cut> = self.strong_cuts(node).collect();
+        if let Some(cut) = cuts.iter().find(|cut| !cut.loses_nothing()) {
+            return Err(Refusal::StrongMajority { node, slot: cut.slot });
+        }
+        self.strike(node, store);
+        if !cuts.is_empty() {
+            self.leave_behind(&SlotTable::empty());
+        }
+        Ok(())
+    }
+
+    fn strike(&mut self, node: NodeId, store: StoreId) {
         self.removed.entry(node).or_default().insert(store);
         self.members.remove(&node);
         self.strong.leave(&self.placement.strong, node, store);
+    }
+
+    /// An operator's word that these are lost for good, and may take with them what nobody else has.
+    fn give_up(&mut self, nodes: &[NodeId], from: Epoch, anew: &SlotTable, digest: u64) -> Result<(), Refusal> {
+        let is_left = |node: &NodeId| self.members.contains_key(node) && !nodes.contains(node);
+        if let Some(&node) = nodes.iter().find(|&node| !self.members.contains_key(node) && !self.removed.contains_key(node)) {
+            return Err(Refusal::UnknownMember(node));
+        }
+        if from != self.placement.strong.epoch {
+            return Err(Refusal::WrongEpoch);
+        }
+        let left: BTreeMap<NodeId, Member> = self.members.iter().filter(|(node, _)| is_left(node)).map(|(n, m)| (*n, m.clone())).collect();
+        check_table(&left, anew, digest)?;
+        for &node in nodes {
+            if let Some(store) = self.members.get(&node).map(|member| member.store) {
+                self.strike(node, store);
+            }
+            self.retired.remove(&node);
+        }
+        if self.placement.strong.cuts(|node| !self.members.contains_key(&node)).next().is_some() {
+            self.leave_behind(anew);
+        }
         Ok(())
     }
 

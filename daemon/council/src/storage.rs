@@ -233,6 +233,16 @@ impl Machine {
     }
 }
 
+/// The state after everything in the journal, decided or not; `first` when there is nothing.
+pub(crate) fn replay(journal: &Journal, first: ClusterState) -> Result<ClusterState, JournalError> {
+    let (mut machine, _) = Machine::open(journal, Meters::new(), first)?;
+    let next = machine.last_applied.map_or(0, |id| id.index + 1);
+    for entry in journal.entries(next..)? {
+        machine.apply_one(entry);
+    }
+    Ok(machine.state)
+}
+
 impl RaftStateMachine<Types> for Machine {
     type SnapshotBuilder = Builder;
 

@@ -1,10 +1,17 @@
 //! What the council keeps of the strong class beside its tables: since when each replica counts (Q4), and which store those have who were
 //! removed while a table still names them (Q15). The quorum room makes its configurations of both.
+//!
+//! # A move that cannot end
+//! A slot on its way from {a b c} to {b c d} needs a majority of each. With d dead, b and c are both. With c and d dead it needs one of them back: until then its
+//! keys answer 503 `no-quorum`, it stays between its sets, and no other epoch begins, not of eventual slots either (Q14g). The operator sees slots
+//! that are moving and get no fewer (`isochrone placement`), and who is away (`isochrone members`). What to do: start one of the two again. If
+//! both are lost for good: remove the first, which is allowed while the other is a member, and the other with `--lost`; what that may lose is said
+//! before. With the majority of the council itself lost, see [`crate::Recovery`].
 
 use std::collections::BTreeMap;
 
 use isochrone_ident::{Epoch, NodeId, Slot, StoreId};
-use isochrone_placement::{ClassPlacement, Joins};
+use isochrone_placement::{ClassPlacement, Cut, Joins, Placement, SlotTable};
 use serde::{Deserialize, Serialize};
 
 use crate::state::{ClusterState, Retired};
@@ -39,6 +46,12 @@ impl StrongReplicas {
         }
     }
 
+    /// Some of `before` were given up, and `after` is left of it.
+    pub(crate) fn keep(&mut self, before: &ClassPlacement, after: &ClassPlacement) {
+        self.joins = self.joins.of_remains(before, after);
+        self.leaving.retain(|&node, _| names(after, node));
+    }
+
     /// The tables took a step.
     pub(crate) fn follow(&mut self, before: &ClassPlacement, after: &ClassPlacement) {
         self.joins = self.joins.followed(before, after);
@@ -59,6 +72,26 @@ impl ClusterState {
         self.strong.joins.of(&self.placement.strong, slot, node)
     }
 
+    /// What the strong sets lose without that member and those who were removed before: the sets, in force and with a part in them, that are left without a
+    /// majority.
+    pub fn strong_cuts(&self, node: NodeId) -> impl Iterator<Item = Cut> {
+        let class = &self.placement.strong;
+        let is_lost = move |n: NodeId| n == node || !self.members.contains_key(&n);
+        let concerns = move |cut: &Cut| {
+            let (current, next) = class.write_sets(cut.slot);
+            current.contains(node) || next.is_some_and(|next| next.contains(node))
+        };
+        class.cuts(is_lost).filter(concerns)
+    }
+
+    /// The strong sets without everybody who is no member: see [`ClassPlacement::without`].
+    pub(crate) fn leave_behind(&mut self, anew: &SlotTable) {
+        let mut placement = Placement::clone(&self.placement);
+        placement.strong = self.placement.strong.without(|node| !self.members.contains_key(&node), anew);
+        self.strong.keep(&self.placement.strong, &placement.strong);
+        self.placement = placement.into();
+    }
+
     /// The store that counts for that node in strong slots (Q15): the member's, or the one that a removed member had, as long as strong tables name it.
     #[must_use]
     pub fn strong_store(&self, node: NodeId) -> Option<StoreId> {
@@ -75,7 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::command::{Command, CouncilId, Member, Outcome, SlotClass};
+    use crate::command::{Command, CouncilId, Member, Outcome, Refusal, SlotClass};
     use crate::driver::tables_for;
 
     const SAMPLED: u16 = 24;
@@ -171,6 +204,26 @@ mod tests {
             self.is_applied(Command::Moved { class: SlotClass::Eventual, from, slots: Slot::all().collect() });
         }
 
+        /// Where of two replicas one is removed, the other goes on alone, an epoch later, and keeps what it has.
+        fn remove(&mut self, node: NodeId) {
+            let before = self.state.placement.strong.epoch;
+            if !self.is_applied(Command::Remove(node)) || self.state.placement.strong.epoch == before {
+                return;
+            }
+            let members = &self.state.members;
+            let cut = |set: &mut Vec<isochrone_quorum::Replica>| {
+                let left = set.iter().filter(|replica| members.contains_key(&replica.member.node)).count();
+                if left * 2 <= set.len() {
+                    set.retain(|replica| members.contains_key(&replica.member.node));
+                }
+            };
+            for config in self.slots.values_mut() {
+                config.phase.0 += 2;
+                cut(&mut config.current);
+                config.next.as_mut().map(cut);
+            }
+        }
+
         /// What a daemon has after a restart, or after having been sent a snapshot.
         fn freeze_and_thaw(&mut self) {
             let thawed = crate::storage::thaw(&crate::storage::freeze(&self.state).unwrap()).unwrap();
@@ -227,7 +280,7 @@ mod tests {
             for (count, step) in (100..).zip(steps) {
                 match step {
                     Step::Join(node) => world.join(node, count),
-                    Step::Remove(node) => drop(world.is_applied(Command::Remove(NodeId(node.into())))),
+                    Step::Remove(node) => world.remove(NodeId(node.into())),
                     Step::Begin(nodes, width) => world.begin(&nodes, width),
                     Step::Complete(from, count) => world.complete(Slot::all().skip(from).take(count)),
                     Step::CompleteAll => world.complete(Slot::all()),
@@ -264,6 +317,64 @@ mod tests {
         assert_eq!(world.state.strong_store(NodeId(2)), Some(StoreId(20)), "R_e still counts");
         world.complete(Slot::all());
         assert_eq!(world.state.strong_store(NodeId(2)), None);
+    }
+
+    fn give_up(world: &World, nodes: &[u128], left: &[u8]) -> Command {
+        let left: Vec<Member> = left.iter().map(|&n| member(n, 0)).collect();
+        let strong = Box::new(tables_for(&left, 3, &RegionWeights::default(), &Default::default()).strong);
+        let digest = strong.digest();
+        Command::GiveUp { nodes: nodes.iter().copied().map(NodeId).collect(), from: world.state.placement.strong.epoch, strong, digest }
+    }
+
+    fn placed(nodes: &[u8]) -> World {
+        let mut world = World::new();
+        nodes.iter().for_each(|&node| world.join(node, node.into()));
+        world.begin(nodes, 3);
+        world.complete(Slot::all());
+        world
+    }
+
+    fn set(world: &World) -> Vec<u128> {
+        world.state.placement.strong.read_set(Slot::of_hash(0)).map(|node| node.0).collect()
+    }
+
+    #[test]
+    fn of_two_members_either_may_leave_and_nothing_is_lost() {
+        let mut world = placed(&[1, 2]);
+        assert_eq!(set(&world).len(), 2);
+        assert!(world.is_applied(Command::Remove(NodeId(2))));
+        let slot = Slot::of_hash(0);
+        assert_eq!((set(&world), world.state.placement.strong.phase(slot)), (vec![1], Phase::Stable(Epoch(3))));
+        assert_eq!(world.state.strong_joined(slot, NodeId(1)), Some(Epoch(1)), "Q4: it keeps what it has");
+        assert_eq!(world.state.strong_store(NodeId(2)), None);
+    }
+
+    #[test]
+    fn nobody_is_removed_on_whom_a_strong_majority_hangs() {
+        let mut world = placed(&[1, 2, 3]);
+        assert!(world.is_applied(Command::Remove(NodeId(3))));
+        let outcome = world.state.apply(Command::Remove(NodeId(2)));
+        assert!(matches!(outcome, Outcome::Refused(Refusal::StrongMajority { node: NodeId(2), .. })), "{outcome:?}");
+        world.begin(&[1, 2], 3);
+        assert!(!world.is_applied(Command::Remove(NodeId(2))), "1 and 2 are still to take over from 3");
+        world.complete(Slot::all());
+        assert!(world.is_applied(Command::Remove(NodeId(2))));
+    }
+
+    #[test]
+    fn who_is_given_up_takes_no_slot_with_it() {
+        let mut world = placed(&[1, 2, 3, 4]);
+        let (slot, epoch) = (Slot::of_hash(0), world.state.placement.strong.epoch);
+        assert!(!world.is_applied(give_up(&world, &[9], &[1])), "a stranger");
+        assert!(!world.is_applied(give_up(&world, &[2, 3, 4], &[1, 2])), "2 is not left");
+        let command = give_up(&world, &[2, 3, 4], &[1]);
+        assert!(world.is_applied(command.clone()));
+        assert_eq!((set(&world), world.state.placement.strong.epoch), (vec![1], Epoch(epoch.0 + 1)));
+        assert!(Slot::all().all(|slot| world.state.strong_joined(slot, NodeId(1)).is_some()), "also those that it did not hold");
+        assert_eq!(world.state.strong_joined(slot, NodeId(2)), None);
+        assert!((2..=4).all(|n| world.state.is_removed(NodeId(n))), "and never come back");
+        assert_eq!(world.state.apply(command), Outcome::Refused(Refusal::WrongEpoch), "once");
+        assert!(world.state.strong.fit(&world.state.placement.strong));
     }
 
     #[test]

@@ -129,6 +129,7 @@ impl Place {
         match self {
             Self::Ready => &["verbose"],
             Self::Apply => &["dry_run"],
+            Self::Member => &["lost"],
             Self::Placement => &["plan"],
             _ => &[],
         }
@@ -223,7 +224,7 @@ impl Admin {
         match place {
             Place::Member => {
                 let node: NodeId = tail.parse().map_err(|e: isochrone_ident::InvalidId| Problem::malformed(e.to_string()))?;
-                operator.remove_member(node).await?;
+                operator.remove_member(node, query.switch("lost")?).await?;
                 Ok(no_content())
             }
             Place::Apply => self.apply(query, parts, body).await,

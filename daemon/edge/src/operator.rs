@@ -285,8 +285,9 @@ pub trait Operator: Send + Sync + 'static {
     /// Applies a cluster file.
     fn apply(&self, request: ApplyRequest) -> BoxFuture<'_, Result<Applied, OperatorRefusal>>;
 
-    /// Removes a member for good.
-    fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), OperatorRefusal>>;
+    /// Removes a member for good. One that is lost is given up, and with it what nobody else has; any other is kept while a strong slot would be without a
+    /// majority of its replicas.
+    fn remove_member(&self, node: NodeId, is_lost: bool) -> BoxFuture<'_, Result<(), OperatorRefusal>>;
 
     /// Reads configuration and certificates again.
     fn reload(&self) -> BoxFuture<'_, Result<Reloaded, OperatorRefusal>>;

@@ -151,6 +151,11 @@ impl ClassPlacement {
         self.finish()
     }
 
+    /// The same slots as moved as they are, in another epoch and other tables; `next` as long as any moves.
+    pub(crate) fn replaced(&self, epoch: Epoch, current: SlotTable, next: Option<SlotTable>) -> Self {
+        Self { epoch, current, next, moved: self.moved.clone() }
+    }
+
     fn finish(&mut self) -> bool {
         match self.next.take_if(|_| self.moved.is_full()) {
             Some(next) => {

@@ -60,7 +60,7 @@
 //! All slots of a class are STABLE in an epoch e, until the council begins the next. Then each slot whose set differs is JOINT(e, e+1): it is read at R_e
 //! and written at R_e and R_{e+1}, until the council notes that it has moved; when all have, the class is STABLE in e+1. Never are more
 //! than two sets live for a slot. An epoch that moves nothing is over as it begins. [`Joins`] says since which epoch each replica has been in its
-//! slot's sets without a gap.
+//! slot's sets without a gap. [`ClassPlacement::without`] is what is left of it when nodes are lost for good.
 
 mod candidate;
 mod compute;
@@ -69,6 +69,7 @@ mod epoch;
 mod joins;
 mod plan;
 mod quorum;
+mod remains;
 mod share;
 mod slot;
 mod spread;
@@ -83,6 +84,7 @@ pub use epoch::{BeginError, ClassPlacement, InvalidClass, Phase, Placement};
 pub use joins::Joins;
 pub use plan::{Amount, NodeChange, Plan, plan};
 pub use quorum::strong_width;
+pub use remains::Cut;
 pub use slot::{InvalidSlotSet, SlotSet, slot_of};
 pub use table::{InvalidTable, MEMBERS_MAX, Replicas, SlotTable, WIDTH_MAX};
 pub use track::{WeightOptions, WeightTracker};

@@ -12,6 +12,9 @@ pub const WIDTH_MAX: u8 = 7;
 /// The most nodes that one table names.
 pub const MEMBERS_MAX: usize = 16_384;
 
+/// The cell of a replica that a slot lacks: at the end of its row, after all that it has.
+const VACANT: u16 = u16::MAX;
+
 /// Why a table cannot be: what a peer or a disk gave is inconsistent, and nothing was made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTable {
@@ -32,15 +35,16 @@ pub enum InvalidTable {
         /// How many there are.
         found: usize,
     },
-    /// A cell names no node, or a node that is in the same replica set already.
-    #[error("the replica set of slot {0} names an unknown node or one node twice")]
+    /// A set without a replica, or a cell that names no node, or one that is in the same set already, or that comes after a vacant one.
+    #[error("the replica set of slot {0} is empty, has a gap, or names an unknown node or one node twice")]
     Replica(Slot),
 }
 
 /// A table slot -> ordered replica set (P2). Never changed once made: the council replaces it by another.
 ///
-/// Each slot has min([`SlotTable::width`], number of nodes) replicas: with fewer nodes than the width, the sets are shorter. One cell a replica,
-/// an index into the ascending list of nodes; a table of width 3 takes 24 KiB and 16 bytes a node.
+/// Each slot has min([`SlotTable::width`], number of nodes) replicas: with fewer nodes than the width, the sets are shorter. Only a table of what is left
+/// after nodes were given up has sets of different sizes, none empty. One cell a replica, an index into the ascending list of nodes, or
+/// `u16::MAX` for none; a table of width 3 takes 24 KiB and 16 bytes a node.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct SlotTable {
@@ -95,15 +99,36 @@ impl SlotTable {
         table
     }
 
+    /// The table of these sets, each with at least one node and at most [`WIDTH_MAX`]; they may differ in size.
+    pub(crate) fn of_rows(rows: &[Vec<NodeId>]) -> Self {
+        let mut members: Vec<NodeId> = rows.iter().flatten().copied().collect();
+        members.sort_unstable();
+        members.dedup();
+        let width = rows.iter().map(Vec::len).max().unwrap_or(1).clamp(1, usize::from(WIDTH_MAX));
+        let cell = |node: &NodeId| members.binary_search(node).map_or(VACANT, |at| at as u16);
+        let cells = rows.iter().flat_map(|row| row.iter().map(cell).chain(std::iter::repeat(VACANT)).take(width)).collect();
+        Self::of_sound_parts(width as u8, members, cells)
+    }
+
     fn is_sound(&self, slot: Slot) -> bool {
-        let row = self.row(slot);
+        let (row, cells) = (self.row(slot), self.cells_of(slot));
         let known = row.iter().all(|&cell| usize::from(cell) < self.members.len());
-        known && row.iter().enumerate().all(|(at, cell)| !row[..at].contains(cell))
+        let once = row.iter().enumerate().all(|(at, cell)| !row[..at].contains(cell));
+        let filled = !row.is_empty() || cells.is_empty();
+        known && once && filled && cells[row.len()..].iter().all(|&cell| cell == VACANT)
+    }
+
+    fn cells_of(&self, slot: Slot) -> &[u16] {
+        let depth = self.depth();
+        &self.cells[slot.index() * depth..][..depth]
     }
 
     fn row(&self, slot: Slot) -> &[u16] {
-        let depth = self.depth();
-        &self.cells[slot.index() * depth..][..depth]
+        let cells = self.cells_of(slot);
+        match cells.iter().position(|&cell| cell == VACANT) {
+            Some(end) => &cells[..end],
+            None => cells,
+        }
     }
 
     /// The replicas of a slot, in the order of preference (P4): no allocation, no lock.
@@ -118,7 +143,7 @@ impl SlotTable {
         self.width
     }
 
-    /// How many replicas each slot has: min(width, nodes).
+    /// How many replicas each slot has: min(width, nodes). After nodes were given up: the most that any has.
     #[must_use]
     pub fn depth(&self) -> usize {
         usize::from(self.width).min(self.members.len())
@@ -141,7 +166,7 @@ impl SlotTable {
     #[must_use]
     pub fn loads(&self) -> Vec<u32> {
         let mut loads = vec![0; self.members.len()];
-        for &cell in &self.cells {
+        for &cell in self.cells.iter().filter(|&&cell| cell != VACANT) {
             loads[usize::from(cell)] += 1;
         }
         loads

@@ -63,6 +63,9 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// List the cluster's members, or remove one.
     Members(MembersArgs),
+    /// Found the council anew after a majority of it was lost for good.
+    #[command(subcommand)]
+    Council(CouncilCommand),
     /// Compare the daemon's keys with every other replica now, and mend what differs.
     Repair(RepairArgs),
     /// Tell where data lives: the whole table, one key, or what a change would move.
@@ -331,10 +334,54 @@ pub(crate) enum MembersAction {
     Remove {
         /// The member's id, 32 hexadecimal digits.
         node: NodeId,
+        /// It is lost for good, and too many others with it: strong slots that lose the majority of their replicas go on with those left, and what only
+        /// the lost ones had is lost. Says so, and asks first.
+        #[arg(long)]
+        lost: bool,
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
         /// Which daemon.
         #[command(flatten)]
         admin: AdminAccess,
     },
+}
+
+/// `isochrone council`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CouncilCommand {
+    /// Found the council anew from those left, after a majority of it was lost for good. Says what may be lost, and asks first.
+    ///
+    /// The daemons left must be stopped, and those lost must never run again: if they do, they are a cluster of their own. Run it with --dry-run
+    /// at each daemon left, and then at the one with the latest entry; it writes a file, with which it is run at each of the others (--follow). Then
+    /// start them all.
+    Recover(RecoverArgs),
+}
+
+/// `isochrone council recover`.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    /// The stopped daemon's node file (TOML).
+    #[arg(short, long, env = "ISOCHRONE_CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Setting that overrides file and environment, as it was given to `serve`.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) settings: Vec<(String, String)>,
+    /// The members that are lost for good, by their ids.
+    #[arg(long, value_name = "NODE", value_delimiter = ',', required_unless_present = "follow", conflicts_with = "follow")]
+    pub(crate) lost: Vec<NodeId>,
+    /// Where the file for the others left goes [default: council-recovery in the data directory].
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) file: Option<PathBuf>,
+    /// The file that the recovery at another daemon has written: this one goes along.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) follow: Option<PathBuf>,
+    /// Only say what would be lost.
+    #[arg(long, conflicts_with_all = ["yes", "follow"])]
+    pub(crate) dry_run: bool,
+    /// Don't ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// `isochrone placement`.

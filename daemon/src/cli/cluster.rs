@@ -13,6 +13,7 @@ use super::config::invalid;
 use super::failure::{Exit, Failure};
 use super::keys::no_path;
 use super::output::{cell, outline, show, table};
+use super::recover::ask;
 use super::{replication, strong, units, wall_now};
 
 pub(super) fn admin(access: &AdminAccess) -> Result<Client, Failure> {
@@ -145,12 +146,20 @@ pub(super) fn matrix_text(matrix: &Value) -> String {
 /// # Errors
 /// When the daemon cannot be asked, or refuses.
 pub(crate) async fn members(args: &MembersArgs, format: OutputFormat) -> Result<(), Failure> {
-    let Some(MembersAction::Remove { node, admin: access }) = &args.action else {
+    let Some(MembersAction::Remove { node, lost, yes, admin: access }) = &args.action else {
         let answer = admin(&args.admin)?.json(&Ask::new(Method::GET, "/v1/admin/members")).await?;
         show(format, &answer, members_text)?;
         return Ok(());
     };
-    admin(access)?.json(&Ask::new(Method::DELETE, format!("/v1/admin/members/{node}"))).await?;
+    if *lost && !*yes {
+        ask(&format!(
+            "{node} is given up for good. If a strong slot loses the majority of its replicas by that, those left of them go on from what they have: \
+             writes that were acknowledged and reached only the lost ones are lost, and a write that was never acknowledged may come to count. \
+             Should {node} run again, it is refused."
+        ))?;
+    }
+    let query = if *lost { "?lost=true" } else { "" };
+    admin(access)?.json(&Ask::new(Method::DELETE, format!("/v1/admin/members/{node}{query}"))).await?;
     let text = format!("removed {node}; its data is being placed elsewhere (`isochrone placement` shows how far that is)");
     show(format, &json!({"removed": node.to_string()}), |_| text)?;
     Ok(())

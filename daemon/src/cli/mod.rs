@@ -6,6 +6,7 @@
 //!              -> get put del incr, import export  the client API of a daemon (--url)
 //!              -> apply status members repair placement  its admin API (--admin-url)
 //!              -> config certs completions man .. files only
+//!              -> council recover .. the files of a stopped daemon
 //! result -> stdout (text, or JSON with -o json);  failure -> stderr, and an exit code
 //! ```
 
@@ -21,6 +22,7 @@ mod failure;
 mod generate;
 mod keys;
 mod output;
+mod recover;
 mod repair;
 mod replication;
 mod serve;
@@ -64,6 +66,7 @@ fn run(command: Command, format: OutputFormat) -> Result<(), Failure> {
         Command::Status(args) => wait(cluster::status(&args, format)),
         Command::Repair(args) => wait(repair::repair(&args, format)),
         Command::Members(args) => wait(cluster::members(&args, format)),
+        Command::Council(args::CouncilCommand::Recover(args)) => recover::recover(&args, format),
         Command::Placement(args) => wait(cluster::placement(&args, format)),
         Command::Get(args) => wait(keys::get(&args, format)),
         Command::Put(args) => wait(keys::put(&args, format)),

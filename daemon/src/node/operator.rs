@@ -315,13 +315,17 @@ impl Operator for Node {
         Box::pin(self.core.apply_file(request))
     }
 
-    fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), OperatorRefusal>> {
+    fn remove_member(&self, node: NodeId, is_lost: bool) -> BoxFuture<'_, Result<(), OperatorRefusal>> {
         Box::pin(async move {
+            let (council, deadline) = (&self.core.council, self.core.options.propose_deadline);
             if !self.core.view.load().members.contains_key(&node) {
                 return Err(OperatorRefusal::NotFound(format!("node {node} is no member")));
             }
-            let removal = self.core.council.propose(Command::Remove(node), self.core.options.propose_deadline);
-            removal.await.map(|_| ()).map_err(operator_refusal)
+            let removed = match is_lost {
+                true => council.give_up([node].into(), deadline).await,
+                false => council.propose(Command::Remove(node), deadline).await,
+            };
+            removed.map(|_| ()).map_err(operator_refusal)
         })
     }
 

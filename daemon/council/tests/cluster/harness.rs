@@ -249,6 +249,10 @@ impl Cluster {
         self.start(member).await
     }
 
+    pub(crate) fn disk(&self, n: u128) -> &Disk {
+        &self.disks[&NodeId(n)]
+    }
+
     pub(crate) fn forget_disk(&mut self, n: u128) {
         self.disks.remove(&NodeId(n));
     }
@@ -305,6 +309,26 @@ impl Cluster {
 
     pub(crate) async fn leader(&self) -> u128 {
         self.leader_but(&[]).await
+    }
+
+    /// What a mover of strong slots does where the council doesn't do it: completes their moves until there are none for a while.
+    pub(crate) async fn settle_strong(&self, n: u128) {
+        let council = self.node(n);
+        let begun = Instant::now();
+        let mut still = Instant::now();
+        while still.elapsed() < Duration::from_secs(2) {
+            let state = council.state();
+            for class in [SlotClass::Strong, SlotClass::Eventual] {
+                let from = state.class(class).epoch;
+                let slots: Vec<_> = state.class(class).moving_slots().collect();
+                if !slots.is_empty() {
+                    still = Instant::now();
+                    council.propose(Command::Moved { class, from, slots }, PATIENCE).await.unwrap();
+                }
+            }
+            assert!(begun.elapsed() < 2 * PATIENCE, "strong slots do not settle");
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// What the movers of the daemons do: completes all moves of the eventual class.

@@ -139,9 +139,9 @@ impl Operator for Daemon {
         })
     }
 
-    fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), OperatorRefusal>> {
+    fn remove_member(&self, node: NodeId, is_lost: bool) -> BoxFuture<'_, Result<(), OperatorRefusal>> {
         Box::pin(async move {
-            self.note(format!("remove {node}"));
+            self.note(format!("remove {node}{}", if is_lost { " as lost" } else { "" }));
             if node == NodeId(1) { Err(OperatorRefusal::Conflict("the last member".into())) } else { Ok(()) }
         })
     }
@@ -287,6 +287,8 @@ async fn members_are_removed_and_the_daemon_reloads_and_leaves() {
     assert_eq!(ask(&admin, "DELETE", &path(2), &[], "").await.status, 204);
     assert_eq!(ask(&admin, "DELETE", &path(1), &[], "").await.problem(), "conflict");
     assert_eq!(ask(&admin, "DELETE", "/v1/admin/members/x", &[], "").await.problem(), "malformed");
+    assert_eq!(ask(&admin, "DELETE", &format!("{}?lost=true", path(3)), &[], "").await.status, 204);
+    assert!(daemon.done.lock().unwrap().contains(&format!("remove {} as lost", NodeId(3))));
     assert_eq!(ask(&admin, "POST", "/v1/admin/reload", &[], "").await.json()["changed"][0], "log.level");
     assert_eq!(ask(&admin, "POST", "/v1/admin/leave", &[], "").await.status, 204);
     assert!(daemon.done.lock().unwrap().contains(&"leave".to_owned()));
