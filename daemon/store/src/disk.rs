@@ -56,7 +56,7 @@ impl Medium {
         OpenError::Corrupt { medium: self.to_string(), detail: detail.to_owned() }
     }
 
-    fn explain(&self, error: DatabaseError) -> OpenError {
+    pub(crate) fn explain(&self, error: DatabaseError) -> OpenError {
         match error {
             DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { medium: self.to_string() },
             DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
@@ -78,7 +78,7 @@ impl fmt::Display for Medium {
 }
 
 /// Opens the file, and makes its name durable when it is new.
-fn open_file(path: &Path) -> io::Result<File> {
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     let is_new = !path.exists();
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     if is_new && let Some(parent) = path.parent() {
@@ -132,16 +132,17 @@ impl DiskHealth {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Whether that is want of room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// A backend whose failures are noted.
 #[derive(Debug)]
-struct Watched<B> {
-    inner: B,
-    health: Arc<DiskHealth>,
+pub(crate) struct Watched<B> {
+    pub(crate) inner: B,
+    pub(crate) health: Arc<DiskHealth>,
 }
 
 impl<B: StorageBackend> StorageBackend for Watched<B> {

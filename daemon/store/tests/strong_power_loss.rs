@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use strong_support::{World, keys, live, name, promise, run, slot, slot_of, slot_state, tombstone};
 
-const CASES: u64 = 150;
+const CASES: u64 = 100;
 const KEYS: u64 = 16;
 
 type Held = (BTreeMap<Slot, SlotState>, BTreeMap<KeyName, KeyState>);
@@ -94,7 +94,8 @@ impl Case {
 }
 
 fn options(world: &World) -> StrongOptions {
-    StrongOptions { memory_bytes_max: 1 << 20, group_rows_max: 6, ..world.options() }
+    let settle_interval = Duration::from_millis(4);
+    StrongOptions { memory_bytes_max: 1 << 20, group_rows_max: 6, round_bytes_max: 40 << 10, settle_interval, ..world.options() }
 }
 
 /// Several lives of one disk, each ended by a loss of power at a random operation.

@@ -1,11 +1,13 @@
-//! The tables on their disk: opened, committed to, and opened again after the disk was full.
+//! The tables on their disk: opened, brought up with the log, committed to, and opened again after the disk was full.
 
 use std::sync::Arc;
 
 use isochrone_quorum::{Member, Row};
-use redb::{Database, ReadableDatabase, TableError};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, TableError};
 
+use super::file::Parts;
 use super::gate::Gate;
+use super::redo::{Mark, Redo, ReplayError};
 use super::tables::{self, FORMAT, FORMAT_ROW, MEMBER_ROW, META, Snapshot, Sums};
 use super::work::{Trouble, Work};
 use crate::codec::unseal;
@@ -23,8 +25,10 @@ pub(super) enum Spoiled {
 
 pub(super) struct Engine {
     medium: Medium,
+    parts: Parts,
     health: Arc<DiskHealth>,
     cache_bytes: usize,
+    seed: u64,
     /// `None` while, or because, it could not be opened again.
     database: Option<Database>,
     sums: Sums,
@@ -32,13 +36,35 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Opens what is on the medium, or makes it for `member`.
-    pub(super) fn open(medium: Medium, cache_bytes: usize, member: Member) -> Result<Self, OpenError> {
+    /// Opens what is on the medium, or makes it for `member`, and brings the tables up with the log. Gives the log besides, at a round's beginning. `seed` makes salts.
+    pub(super) fn open(medium: Medium, cache_bytes: usize, member: Member, seed: u64) -> Result<(Self, Redo), OpenError> {
+        let parts = Parts::open(&medium)?;
         let health = Arc::new(DiskHealth::default());
-        let database = medium.open(cache_bytes, &health)?;
-        let is_new = prepare(&database, &medium, member)?;
+        let database = open_tables(&parts, cache_bytes, &health).map_err(|error| medium.explain(error))?;
+        let is_new = prepare(&database, &medium, member, Mark::first(seed))?;
         let sums = sums(&database, &medium)?;
-        Ok(Self { medium, health, cache_bytes, database: Some(database), sums, is_new })
+        let mut redo = Redo::new(Arc::clone(&parts.log), sums.mark);
+        let mut engine = Self { medium, parts, health, cache_bytes, seed, database: Some(database), sums, is_new };
+        engine.bring_up(&mut redo)?;
+        Ok((engine, redo))
+    }
+
+    fn bring_up(&mut self, redo: &mut Redo) -> Result<(), OpenError> {
+        let rows = redo.replay().map_err(|error| match error {
+            ReplayError::Io(error) => self.medium.refused(&format!("its log: {error}")),
+            ReplayError::Damaged(number) => {
+                self.medium.corrupt(&format!("frame {number} of its log was synced and is not whole: promises may be lost"))
+            }
+        })?;
+        if redo.is_at_mark() {
+            return Ok(());
+        }
+        let mark = redo.restart(self.seed);
+        tracing::info!(medium = %self.medium, rows = rows.len(), "the strong store is brought up with its log");
+        self.try_commit(&rows, mark).map(drop).map_err(|trouble| match trouble {
+            Trouble::Corrupt(detail) => self.medium.corrupt(&detail),
+            Trouble::Engine(error) => self.medium.refused(&error.to_string()),
+        })
     }
 
     /// Whether there was nothing on the medium before.
@@ -64,17 +90,17 @@ impl Engine {
         Snapshot::of(database, &self.sums).map_err(|error| error.to_string())
     }
 
-    /// Commits rows in their order, in one transaction with one sync, and sweeps a little. Tells whether something is left to sweep.
-    pub(super) fn commit(&mut self, gate: &Gate, rows: &[Row]) -> Result<bool, Spoiled> {
+    /// Commits rows in their order, with the mark that they reach, in one transaction with one sync, and sweeps a little. Tells whether something is left to sweep.
+    pub(super) fn commit(&mut self, gate: &Gate, rows: &[Row], mark: Mark) -> Result<bool, Spoiled> {
         if self.database.is_none() {
             self.reopen(gate).map_err(Spoiled::Full)?;
         }
-        self.try_commit(rows).map_err(|trouble| self.recover(gate, trouble))
+        self.try_commit(rows, mark).map_err(|trouble| self.recover(gate, trouble))
     }
 
-    fn try_commit(&mut self, rows: &[Row]) -> Result<bool, Trouble> {
+    fn try_commit(&mut self, rows: &[Row], mark: Mark) -> Result<bool, Trouble> {
         let write = self.database.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?;
-        let mut work = Work::open(&write, &self.sums)?;
+        let mut work = Work::open(&write, &self.sums, mark)?;
         rows.iter().try_for_each(|row| work.apply(row))?;
         work.sweep()?;
         let (changed, untidy) = work.finish()?;
@@ -110,7 +136,7 @@ impl Engine {
     fn reopen(&mut self, gate: &Gate) -> Result<(), String> {
         gate.shut();
         self.database = None;
-        let database = self.medium.open(self.cache_bytes, &self.health).map_err(|error| error.to_string())?;
+        let database = open_tables(&self.parts, self.cache_bytes, &self.health).map_err(|error| error.to_string())?;
         self.sums = sums(&database, &self.medium).map_err(|error| error.to_string())?;
         self.database = Some(database);
         gate.show(self.snapshot()?);
@@ -125,14 +151,20 @@ impl Engine {
     }
 }
 
+fn open_tables(parts: &Parts, cache_bytes: usize, health: &Arc<DiskHealth>) -> Result<Database, DatabaseError> {
+    let mut builder = Builder::new();
+    builder.set_cache_size(cache_bytes);
+    builder.create_with_backend(parts.tables(health))
+}
+
 /// Makes the tables of a new database; refuses one of another format or of another member. Tells whether it is new.
-fn prepare(database: &Database, medium: &Medium, member: Member) -> Result<bool, OpenError> {
+fn prepare(database: &Database, medium: &Medium, member: Member, mark: Mark) -> Result<bool, OpenError> {
     let corrupt = |error: redb::Error| medium.corrupt(&error.to_string());
     let read = database.begin_read().map_err(|error| corrupt(error.into()))?;
     let meta = match read.open_table(META) {
         Ok(meta) => meta,
         Err(TableError::TableDoesNotExist(_)) => {
-            create(database, member).map_err(|error| medium.refused(&error.to_string()))?;
+            create(database, member, mark).map_err(|error| medium.refused(&error.to_string()))?;
             return Ok(true);
         }
         Err(error) => return Err(corrupt(error.into())),
@@ -157,9 +189,9 @@ fn foreign(medium: &Medium, found: Member, expected: Member) -> OpenError {
     OpenError::Foreign { medium: medium.to_string(), found: text(found), expected: text(expected) }
 }
 
-fn create(database: &Database, member: Member) -> Result<(), redb::Error> {
+fn create(database: &Database, member: Member, mark: Mark) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
-    tables::create_all(&write, member)?;
+    tables::create_all(&write, member, mark)?;
     write.commit()?;
     Ok(())
 }

@@ -1,19 +1,28 @@
-//! States in memory: of every slot, and of keys that are asked for, within a budget of bytes.
+//! States in memory: of every slot, of keys that are in the log and not yet in the tables, and copies of others that are asked for.
 //!
-//! The danger is a reader who has fetched a state from the tables and puts it in after a commit has replaced it. So a shard counts the commits that touched
-//! it, and a reader's state goes in only while that count is what it was before the reader looked into the tables. The
-//! committer shows a commit to readers of the tables first and comes here second: a reader who took the new count saw the new tables.
+//! ```text
+//!   a reader looks at:  fresh (this round) ──> settling (the round before, on its way into the tables) ──> copies ──> tables
+//! ```
 //!
-//! A shard forgets by halves: what is used is in the young half; when that has half of the shard's bytes it becomes the old one, and what was not used
+//! When the tables have been brought up, readers are shown the new tables first, and then what was settling becomes copies: nobody misses it in between.
+//!
+//! The danger is a reader who has fetched a state from the tables and puts a copy in after a commit has replaced it. So a shard counts what has changed
+//! it, and a reader's copy goes in only while that count is what it was before the reader looked into the tables.
+//!
+//! A shard forgets copies by halves: what is used is in the young half; when that has half of the shard's bytes it becomes the old one, and what was not used
 //! since goes.
 
+use std::collections::BTreeMap;
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
-use isochrone_ident::Slot;
+use isochrone_ident::{Namespace, Slot};
 use isochrone_quorum::{Content, KeyName, KeyState, Row, SlotState};
+
+use super::layers::{Layer, Names, Said};
 
 /// Number of shards; a slot's keys are all in one.
 const SHARDS: usize = 64;
@@ -34,8 +43,10 @@ struct Kept {
 pub(super) struct Ticket(u64);
 
 struct Shard {
-    /// Commits that touched it.
-    commits: u64,
+    /// How often it was changed.
+    changes: u64,
+    fresh: Layer,
+    settling: Layer,
     young: States,
     young_bytes: usize,
     old: States,
@@ -45,7 +56,8 @@ struct Shard {
 pub(super) struct Memory {
     shards: Box<[Mutex<Shard>]>,
     slots: RwLock<Vec<Option<SlotState>>>,
-    /// Bytes of half a shard.
+    fresh_bytes: AtomicU64,
+    /// Bytes of copies in half a shard.
     half_bytes_max: usize,
 }
 
@@ -53,14 +65,21 @@ impl Memory {
     pub(super) fn new(bytes_max: u64, seed: u64, slots: Vec<Option<SlotState>>) -> Self {
         let hasher = SeedableRandomState::with_seed(seed, SharedSeed::global_fixed());
         let shard = || Shard {
-            commits: 0,
+            changes: 0,
+            fresh: Layer::default(),
+            settling: Layer::default(),
             young: States::with_hasher(hasher.clone()),
             young_bytes: 0,
             old: States::with_hasher(hasher.clone()),
             old_bytes: 0,
         };
         let half_bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX) / SHARDS / 2;
-        Self { shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(), slots: RwLock::new(slots), half_bytes_max }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
+            slots: RwLock::new(slots),
+            fresh_bytes: AtomicU64::new(0),
+            half_bytes_max,
+        }
     }
 
     /// The state of a slot, as the last commit left it.
@@ -74,54 +93,111 @@ impl Memory {
         Slot::all().filter_map(|slot| slots[slot.index()].map(|state| (slot, state))).collect()
     }
 
-    /// The state of a key, or what to fill it with later.
-    pub(super) fn key(&self, slot: Slot, name: &KeyName) -> Result<KeyState, Ticket> {
+    /// What memory says of a key, or what to fill a copy in with later.
+    pub(super) fn key(&self, slot: Slot, name: &KeyName) -> Result<Option<KeyState>, Ticket> {
         let mut shard = self.lock(slot);
-        if let Some(kept) = shard.young.get(name) {
-            return Ok(kept.state.clone());
+        if let Some(said) = shard.said(slot, name) {
+            return Ok(said);
         }
-        let Some(kept) = shard.take_old(name) else { return Err(Ticket(shard.commits)) };
+        if let Some(kept) = shard.young.get(name) {
+            return Ok(Some(kept.state.clone()));
+        }
+        let Some(kept) = shard.take_old(name) else { return Err(Ticket(shard.changes)) };
         let state = kept.state.clone();
         shard.keep(name.clone(), kept, self.half_bytes_max);
-        Ok(state)
+        Ok(Some(state))
     }
 
-    /// Puts in what was read from the tables under `ticket`, unless a commit came between.
+    /// Puts in a copy of what was read from the tables under `ticket`, unless something came between.
     pub(super) fn fill(&self, ticket: Ticket, slot: Slot, name: &KeyName, state: &KeyState) {
         let mut shard = self.lock(slot);
-        if shard.commits == ticket.0 {
+        if shard.changes == ticket.0 {
             shard.keep(name.clone(), Kept::of(slot, name, state), self.half_bytes_max);
         }
     }
 
-    /// Takes over what a commit changed, which readers of the tables see already.
+    /// What is not in the tables yet of the keys of a slot after `after`, and whether nothing in the tables counts.
+    pub(super) fn keys(&self, slot: Slot, after: Option<&KeyName>) -> (BTreeMap<KeyName, Option<KeyState>>, bool) {
+        let shard = self.lock(slot);
+        let mut keys = BTreeMap::new();
+        let below = shard.settling.cover(slot, after, &mut keys);
+        let above = shard.fresh.cover(slot, after, &mut keys);
+        (keys, below || above)
+    }
+
+    /// What is not in the tables yet of the names of a namespace that begin with `prefix`. Walks over all of it.
+    pub(super) fn names(&self, ns: &Namespace, prefix: &[u8]) -> Names {
+        let mut names = Names::default();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.settling.cover_names(ns, prefix, &mut names);
+            shard.fresh.cover_names(ns, prefix, &mut names);
+        }
+        names
+    }
+
+    /// Takes over rows that are in the log.
     pub(super) fn commit(&self, rows: &[Row]) {
         for row in rows {
-            match row {
-                Row::Slot(slot, state) => self.slots.write().unwrap_or_else(PoisonError::into_inner)[slot.index()] = Some(*state),
-                Row::Key(slot, name, state) => self.touch(*slot, |shard| {
-                    shard.forget(name);
-                    shard.keep(name.clone(), Kept::of(*slot, name, state), self.half_bytes_max);
-                }),
-                Row::Erase(slot, name) => self.touch(*slot, |shard| shard.forget(name)),
-                Row::Wipe(slot) => self.touch(*slot, |shard| shard.forget_slot(*slot)),
+            let slot = match row {
+                Row::Slot(slot, state) => {
+                    self.slots.write().unwrap_or_else(PoisonError::into_inner)[slot.index()] = Some(*state);
+                    slot
+                }
+                Row::Key(slot, ..) | Row::Erase(slot, _) | Row::Wipe(slot) => slot,
+            };
+            let mut shard = self.lock(*slot);
+            shard.changes += 1;
+            let before = shard.fresh.bytes;
+            shard.fresh.apply(row);
+            self.fresh_bytes.fetch_add(shard.fresh.bytes.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
+    /// Ends a round: gives the rows that bring the tables up with it. Nothing else may be settling.
+    pub(super) fn settle(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.settling = mem::take(&mut shard.fresh);
+            rows.extend(shard.settling.rows());
+        }
+        self.fresh_bytes.store(0, Ordering::Relaxed);
+        rows
+    }
+
+    /// Readers of the tables see what was settling: it becomes copies.
+    pub(super) fn settled(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.changes += 1;
+            for (slot, layer) in mem::take(&mut shard.settling).into_slots() {
+                if layer.is_wiped {
+                    shard.forget_slot(slot);
+                }
+                for (name, state) in layer.keys {
+                    shard.forget(&name);
+                    if let Some(state) = state {
+                        let kept = Kept::of(slot, &name, &state);
+                        shard.keep(name, kept, self.half_bytes_max);
+                    }
+                }
             }
         }
     }
 
-    /// Bytes counted against the budget.
+    /// Bytes of the round under way, by [`state_bytes`].
+    pub(super) fn fresh_bytes(&self) -> u64 {
+        self.fresh_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all states.
     pub(super) fn bytes(&self) -> u64 {
         let bytes = |shard: &Mutex<Shard>| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            (shard.young_bytes + shard.old_bytes) as u64
+            (shard.young_bytes + shard.old_bytes) as u64 + shard.fresh.bytes + shard.settling.bytes
         };
         self.shards.iter().map(bytes).sum()
-    }
-
-    fn touch(&self, slot: Slot, change: impl FnOnce(&mut Shard)) {
-        let mut shard = self.lock(slot);
-        shard.commits += 1;
-        change(&mut shard);
     }
 
     fn lock(&self, slot: Slot) -> MutexGuard<'_, Shard> {
@@ -130,6 +206,10 @@ impl Memory {
 }
 
 impl Shard {
+    fn said(&self, slot: Slot, name: &KeyName) -> Said {
+        self.fresh.key(slot, name).or_else(|| self.settling.key(slot, name))
+    }
+
     fn take_old(&mut self, name: &KeyName) -> Option<Kept> {
         let kept = self.old.remove(name)?;
         self.old_bytes -= kept.bytes;

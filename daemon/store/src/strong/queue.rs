@@ -36,6 +36,7 @@ pub(super) struct Queue {
     rows: AtomicU64,
     bytes: AtomicU64,
     wake: Notify,
+    closing: Notify,
 }
 
 impl Queue {
@@ -89,6 +90,7 @@ impl Queue {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_one();
+        self.closing.notify_one();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -103,6 +105,13 @@ impl Queue {
     /// Returns when something has come or the queue was closed since the last look.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
+    }
+
+    /// Returns when the queue is closed.
+    pub(super) async fn until_closed(&self) {
+        while !self.is_closed() {
+            self.closing.notified().await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

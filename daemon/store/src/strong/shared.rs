@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use isochrone_ident::Slot;
 use isochrone_quorum::Place;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use super::engine::Engine;
 use super::gate::Gate;
@@ -14,6 +15,7 @@ use super::meters::Meters;
 use super::queue::Queue;
 use super::tables::Snapshot;
 use super::words::{OnSynced, StrongOptions, StrongStats, StrongTotals};
+use crate::Medium;
 
 pub(super) struct Shared {
     pub(super) gate: Gate,
@@ -22,12 +24,11 @@ pub(super) struct Shared {
     pub(super) meters: Meters,
     pub(super) options: StrongOptions,
     pub(super) on_synced: OnceLock<OnSynced>,
-    /// What the store lies on, for messages.
-    medium: String,
+    pub(super) medium: Medium,
     /// Why nothing may be told any more.
     failure: OnceLock<String>,
     /// Whether the disk had no room for the last group.
-    pub(super) full: AtomicBool,
+    full: AtomicBool,
     /// Bytes stored, those not yet swept away included.
     stored_bytes: AtomicU64,
     sums: Mutex<(StrongStats, Vec<StrongTotals>)>,
@@ -40,7 +41,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(engine: &Engine, snapshot: Snapshot, options: StrongOptions) -> Self {
         let slots = engine.sums().slots.iter().map(|row| row.state).collect();
-        let memory = Memory::new(options.states_bytes_max(), options.seed, slots);
+        let memory = Memory::new(options.copies_bytes_max(), options.seed, slots);
         let shared = Self {
             gate: Gate::new(snapshot),
             memory,
@@ -48,7 +49,7 @@ impl Shared {
             meters: Meters::new(),
             options,
             on_synced: OnceLock::new(),
-            medium: engine.medium().to_string(),
+            medium: engine.medium().clone(),
             failure: OnceLock::new(),
             full: AtomicBool::new(false),
             stored_bytes: AtomicU64::new(0),
@@ -76,11 +77,10 @@ impl Shared {
         }
     }
 
-    /// The store was closed: nobody reads from it or is told anything any more, and that is no failure of the disk.
+    /// The store is being closed: nobody reads from it or is told anything any more, and that is no failure of the disk.
     pub(super) fn end(&self) {
         // An error says that it has failed, which says as much.
         let _ = self.failure.set("it was closed".to_owned());
-        self.ended.send_replace(true);
     }
 
     pub(super) fn failure(&self) -> Option<&str> {
@@ -105,7 +105,29 @@ impl Shared {
         self.meters.rows.increment(rows as u64);
     }
 
-    /// Shows what the last commit left.
+    /// The disk has no room for what waits.
+    pub(super) fn note_full(&self, detail: &str) {
+        self.meters.refused_full.increment(1);
+        if !self.full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(detail, "the strong store's disk is full: rows wait for room, reads go on");
+            self.show();
+        }
+    }
+
+    /// The disk had room.
+    pub(super) fn note_room(&self) {
+        if self.full.swap(false, Ordering::Relaxed) {
+            tracing::info!("the strong store's disk has room again");
+            self.show();
+        }
+    }
+
+    /// Waits until then, or until the store is closed: tells whether it was.
+    pub(super) async fn pause(&self, until: Instant) -> bool {
+        timeout_at(until, self.queue.until_closed()).await.is_ok()
+    }
+
+    /// Takes note of what the last checkpoint left.
     pub(super) fn publish(&self, engine: &Engine) {
         let sums = engine.sums();
         let ledger = &sums.ledger;
@@ -123,6 +145,11 @@ impl Shared {
         shown.0 = stats;
         shown.1.clone_from(&sums.totals);
         drop(shown);
+        self.show();
+    }
+
+    /// Shows how full the store is.
+    pub(super) fn show(&self) {
         self.meters.show(&self.stats());
     }
 
@@ -132,6 +159,8 @@ impl Shared {
             queue_rows: self.queue.rows(),
             queue_bytes: self.queue.bytes(),
             memory_bytes: self.memory.bytes(),
+            fresh_bytes: self.memory.fresh_bytes(),
+            syncs: stats.syncs + self.groups.load(Ordering::Relaxed),
             groups: self.groups.load(Ordering::Relaxed),
             rows: self.rows.load(Ordering::Relaxed),
             is_full: self.full.load(Ordering::Relaxed),
@@ -154,6 +183,6 @@ impl Shared {
 
     /// Whether what is stored leaves room within the budget.
     pub(super) fn is_within_budget(&self) -> bool {
-        self.stored_bytes.load(Ordering::Relaxed) + self.queue.bytes() < self.options.disk_bytes_max
+        self.stored_bytes.load(Ordering::Relaxed) + self.memory.fresh_bytes() + self.queue.bytes() < self.options.disk_bytes_max
     }
 }

@@ -1,5 +1,7 @@
 //! The strong store as the daemon holds it.
 
+use std::collections::BTreeMap;
+use std::mem;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::thread;
@@ -45,11 +47,11 @@ impl StrongStore {
         options.check()?;
         let name = medium.to_string();
         let refused = |detail: String| OpenError::Disk { medium: name.clone(), detail };
-        let engine = Engine::open(medium, options.page_cache_bytes(), member)?;
+        let (engine, redo) = Engine::open(medium, options.page_cache_bytes(), member, options.seed)?;
         let (is_new, driver) = (engine.is_new(), options.driver);
         let snapshot = engine.snapshot().map_err(refused)?;
         let shared = Arc::new(Shared::new(&engine, snapshot, options));
-        let committer = Committer::new(engine, Arc::clone(&shared));
+        let committer = Committer::new(engine, redo, Arc::clone(&shared));
         match driver {
             Driver::Thread => start_thread(committer).map_err(|error| refused(error.to_string()))?,
             Driver::Task { .. } => drop(tokio::spawn(committer.run())),
@@ -184,9 +186,9 @@ impl View for StrongStore {
 
     fn key(&self, slot: Slot, key: &KeyName) -> Option<KeyState> {
         let ticket = match self.shared.memory.key(slot, key) {
-            Ok(state) => {
+            Ok(said) => {
                 self.shared.meters.hits.increment(1);
-                return Some(state);
+                return said;
             }
             Err(ticket) => ticket,
         };
@@ -202,18 +204,34 @@ impl View for StrongStore {
     }
 
     fn walk(&self, slot: Slot, after: Option<&KeyName>, visit: &mut dyn FnMut(KeyName, KeyState) -> bool) {
+        let (mut over, is_wiped) = self.shared.memory.keys(slot, after);
         let mut after = after.cloned();
         loop {
-            let (keys, is_all) = match self.keys_in_tables(slot, after.as_ref()) {
+            let found = if is_wiped { Ok((Vec::new(), true)) } else { self.keys_in_tables(slot, after.as_ref()) };
+            let (keys, is_all) = match found {
                 Ok(found) => found,
                 Err(unread) => return self.fail_to_read(&unread),
             };
             after = keys.last().map(|(key, _)| key.clone());
-            if !keys.into_iter().all(|(key, state)| visit(key, state)) || is_all {
+            let here = if is_all { mem::take(&mut over) } else { through(&mut over, after.as_ref()) };
+            let mut keys: BTreeMap<KeyName, Option<KeyState>> = keys.into_iter().map(|(key, state)| (key, Some(state))).collect();
+            keys.extend(here);
+            let mut shown = keys.into_iter().filter_map(|(key, state)| Some((key, state?)));
+            if !shown.all(|(key, state)| visit(key, state)) || is_all {
                 return;
             }
         }
     }
+}
+
+/// Takes what lies at or before `last`.
+fn through(over: &mut BTreeMap<KeyName, Option<KeyState>>, last: Option<&KeyName>) -> BTreeMap<KeyName, Option<KeyState>> {
+    let Some(last) = last else { return BTreeMap::new() };
+    let mut later = over.split_off(last);
+    let at = later.remove_entry(last);
+    let mut taken = mem::replace(over, later);
+    taken.extend(at);
+    taken
 }
 
 /// Where a range of rows begins.

@@ -8,6 +8,7 @@ use isochrone_quorum::{Member, SlotState};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::redo::Mark;
 use super::rows::Generation;
 use super::words::StrongTotals;
 use crate::codec::{Corrupt, seal, unseal};
@@ -36,6 +37,7 @@ pub(super) const FORMAT: u32 = 1;
 pub(super) const FORMAT_ROW: &str = "format";
 pub(super) const MEMBER_ROW: &str = "member";
 const LEDGER_ROW: &str = "ledger";
+const MARK_ROW: &str = "mark";
 
 /// Slots whose totals share a row: all of them are 64 rows of some 600 bytes, so that even a group that touches every slot writes few pages of them.
 const GROUP_SLOTS: u16 = 64;
@@ -71,6 +73,8 @@ pub(super) struct Ledger {
 #[derive(Debug, Clone)]
 pub(super) struct Sums {
     pub(super) ledger: Ledger,
+    /// Up to where the log is in the tables.
+    pub(super) mark: Mark,
     pub(super) slots: Vec<SlotRow>,
     pub(super) totals: Vec<StrongTotals>,
     /// The generation of each slot, as readers of the last commit need them.
@@ -81,6 +85,7 @@ pub(super) struct Sums {
 #[derive(Debug, Default)]
 pub(super) struct Changed {
     pub(super) ledger: Ledger,
+    pub(super) mark: Mark,
     pub(super) slots: BTreeMap<Slot, SlotRow>,
     pub(super) totals: BTreeMap<Slot, StrongTotals>,
 }
@@ -88,7 +93,7 @@ pub(super) struct Changed {
 impl Sums {
     /// What was written has been committed.
     pub(super) fn adopt(&mut self, changed: Changed) {
-        self.ledger = changed.ledger;
+        (self.ledger, self.mark) = (changed.ledger, changed.mark);
         let wiped = changed.slots.iter().any(|(slot, row)| row.generation != self.slots[slot.index()].generation);
         for (slot, row) in changed.slots {
             self.slots[slot.index()] = row;
@@ -104,22 +109,30 @@ impl Sums {
     /// What the last commit wrote.
     pub(super) fn read(database: &Database) -> Result<Result<Self, Corrupt>, redb::Error> {
         let read = database.begin_read()?;
-        let ledger = match read.open_table(META)?.get(LEDGER_ROW)? {
+        let meta = read.open_table(META)?;
+        let ledger = match meta.get(LEDGER_ROW)? {
             Some(row) => unseal(LEDGER_ROW.as_bytes(), row.value()),
             None => Ok(Ledger::default()),
         };
+        let mark = match meta.get(MARK_ROW)? {
+            Some(row) => unseal(MARK_ROW.as_bytes(), row.value()),
+            None => Ok(Mark::default()),
+        };
         let slots = read_slots(&read.open_table(SLOT_ROWS)?)?;
         let totals = read_totals(&read.open_table(TOTALS)?)?;
-        let (Ok(ledger), Ok(slots), Ok(totals)) = (ledger, slots, totals) else { return Ok(Err(Corrupt)) };
+        let (Ok(ledger), Ok(mark), Ok(slots), Ok(totals)) = (ledger, mark, slots, totals) else { return Ok(Err(Corrupt)) };
         let generations = slots.iter().map(|row| row.generation).collect();
-        Ok(Ok(Self { ledger, slots, totals, generations }))
+        Ok(Ok(Self { ledger, mark, slots, totals, generations }))
     }
 
     /// Writes what `changed` says, in groups of slots.
     pub(super) fn write(&self, changed: &Changed, write: &WriteTransaction) -> Result<(), redb::Error> {
         let mut sealed = Vec::new();
         seal(LEDGER_ROW.as_bytes(), &changed.ledger, &mut sealed);
-        write.open_table(META)?.insert(LEDGER_ROW, sealed.as_slice())?;
+        let mut meta = write.open_table(META)?;
+        meta.insert(LEDGER_ROW, sealed.as_slice())?;
+        seal(MARK_ROW.as_bytes(), &changed.mark, &mut sealed);
+        meta.insert(MARK_ROW, sealed.as_slice())?;
         let mut rows = write.open_table(SLOT_ROWS)?;
         for (slot, row) in &changed.slots {
             seal(&slot.number().to_be_bytes(), row, &mut sealed);
@@ -202,7 +215,7 @@ impl Snapshot {
 }
 
 /// Makes every table, and says which format they have and whose they are.
-pub(super) fn create_all(write: &WriteTransaction, member: Member) -> Result<(), redb::Error> {
+pub(super) fn create_all(write: &WriteTransaction, member: Member, mark: Mark) -> Result<(), redb::Error> {
     write.open_table(KEYS)?;
     write.open_table(NAMES)?;
     write.open_table(DEAD)?;
@@ -215,5 +228,7 @@ pub(super) fn create_all(write: &WriteTransaction, member: Member) -> Result<(),
     let mut sealed = Vec::new();
     seal(MEMBER_ROW.as_bytes(), &member, &mut sealed);
     meta.insert(MEMBER_ROW, sealed.as_slice())?;
+    seal(MARK_ROW.as_bytes(), &mark, &mut sealed);
+    meta.insert(MARK_ROW, sealed.as_slice())?;
     Ok(())
 }

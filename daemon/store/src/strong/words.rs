@@ -19,7 +19,7 @@ pub struct StrongOptions {
     /// Bytes of disk for everything stored, by the store's own count; the file takes up to twice as much, because pages are copied on write. Beyond it
     /// [`StrongStore::has_room`](crate::StrongStore::has_room) says no.
     pub disk_bytes_max: u64,
-    /// Bytes of memory: half for states of keys, half for the tables' pages.
+    /// Bytes of memory: a quarter each for copies of states, for states that are in the log alone, for those on their way into the tables, and for the tables' pages.
     pub memory_bytes_max: u64,
     /// Most rows that wait for the disk, those under way included.
     pub queue_rows_max: usize,
@@ -29,9 +29,13 @@ pub struct StrongOptions {
     pub group_rows_max: usize,
     /// A group takes no further rows once it has this many bytes.
     pub group_bytes_max: u64,
+    /// Bytes of the log after which the tables are brought up with it; 16 MiB at most are used.
+    pub round_bytes_max: u64,
+    /// How long, at most, rows are in the log alone.
+    pub settle_interval: Duration,
     /// After the disk was full, how long until the group that waits is tried again.
     pub full_retry: Duration,
-    /// Seed of the hash of keys in memory.
+    /// Seed of the hash of keys in memory, and of what tells rounds of the log apart: nobody outside should know it.
     pub seed: u64,
     /// What runs the committer.
     pub driver: Driver,
@@ -50,6 +54,8 @@ impl StrongOptions {
             queue_bytes_max: 64 << 20,
             group_rows_max: 1024,
             group_bytes_max: 8 << 20,
+            round_bytes_max: 12 << 20,
+            settle_interval: Duration::from_secs(5),
             full_retry: Duration::from_secs(1),
             seed: 0,
             driver,
@@ -68,14 +74,19 @@ impl StrongOptions {
         rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(OpenError::Options(rule)))
     }
 
-    /// Bytes for states of keys.
-    pub(super) const fn states_bytes_max(&self) -> u64 {
-        self.memory_bytes_max / 2
+    /// Bytes for copies of states.
+    pub(super) const fn copies_bytes_max(&self) -> u64 {
+        self.memory_bytes_max / 4
+    }
+
+    /// Bytes for states that are in the log alone.
+    pub(super) const fn fresh_bytes_max(&self) -> u64 {
+        self.memory_bytes_max / 4
     }
 
     /// Bytes of the tables' page cache; never so few that a group could not be held.
     pub(super) fn page_cache_bytes(&self) -> usize {
-        usize::try_from(self.memory_bytes_max / 2).unwrap_or(usize::MAX).max(4 << 20)
+        usize::try_from(self.memory_bytes_max / 4).unwrap_or(usize::MAX).max(4 << 20)
     }
 }
 
@@ -158,13 +169,15 @@ pub struct StrongStats {
     pub queue_rows: u64,
     /// Bytes that wait for the disk.
     pub queue_bytes: u64,
+    /// Bytes of states that are in the log and not yet in the tables; keys and bytes above are told without them.
+    pub fresh_bytes: u64,
     /// Bytes of states in memory.
     pub memory_bytes: u64,
     /// Syncs of the disk since the start.
     pub syncs: u64,
-    /// Groups committed since the start.
+    /// Groups synced since the start.
     pub groups: u64,
-    /// Rows committed since the start.
+    /// Rows synced since the start.
     pub rows: u64,
     /// Whether the disk is full, and rows wait for it to have room again.
     pub is_full: bool,

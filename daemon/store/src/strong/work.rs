@@ -4,6 +4,7 @@ use isochrone_ident::Slot;
 use isochrone_quorum::{KeyName, KeyState, Row, SlotState};
 use redb::{ReadableTable, Table, WriteTransaction};
 
+use super::redo::Mark;
 use super::rows::{Generation, Head, key_row, name_of_row, prefix, seal_state, unseal_head};
 use super::tables::{Changed, DEAD, EXPIRY, KEYS, NAMES, STALE, SlotRow, Sums, cost_of};
 use super::words::StrongTotals;
@@ -46,8 +47,8 @@ pub(super) struct Work<'t> {
 }
 
 impl<'t> Work<'t> {
-    pub(super) fn open(write: &'t WriteTransaction, sums: &'t Sums) -> Result<Self, Trouble> {
-        let changed = Changed { ledger: sums.ledger, ..Changed::default() };
+    pub(super) fn open(write: &'t WriteTransaction, sums: &'t Sums, mark: Mark) -> Result<Self, Trouble> {
+        let changed = Changed { ledger: sums.ledger, mark, ..Changed::default() };
         Ok(Self {
             sums,
             changed,
