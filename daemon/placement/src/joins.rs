@@ -17,7 +17,7 @@ use crate::{ClassPlacement, Phase, SlotTable};
 
 /// The join epochs of one class, kept beside it and brought along with it: see [`Joins::followed`] and [`Joins::of_remains`]. One epoch for each cell of
 /// its tables; 160 KiB for five replicas of a slot. Cloning shares them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(from = "Wire", into = "Wire")]
 pub struct Joins {
     current: Arc<[Epoch]>,
@@ -105,11 +105,5 @@ impl From<Wire> for Joins {
 impl From<Joins> for Wire {
     fn from(joins: Joins) -> Self {
         Self(joins.current.to_vec(), joins.next.map(|next| next.to_vec()))
-    }
-}
-
-impl Default for Joins {
-    fn default() -> Self {
-        Self { current: Arc::default(), next: None }
     }
 }

@@ -215,7 +215,7 @@ impl Strong {
         match output {
             Output::Send { to, request } if to == self.me => work.push_back(Work::Ask { to: Reply::Here, request }),
             Output::Send { to, request } => match self.hedge_after(to, &request) {
-                Some(delay) => self.timers.after(delay, Due::Hedge { to, request }),
+                Some(delay) => self.timers.after(delay, Due::Hedge { to, request: Box::new(request) }),
                 None => self.send(to.node, &request, false),
             },
             Output::After { micros, timer } => self.timers.after(Duration::from_micros(micros), Due::Timer(timer)),

@@ -20,7 +20,7 @@ pub(crate) enum Due {
         /// To whom.
         to: Member,
         /// What.
-        request: Request,
+        request: Box<Request>,
     },
 }
 
