@@ -15,7 +15,7 @@
 //!
 //! What is measured, and from where to where the time counts, is said at the top of each module: [`ready`], [`import`], [`visible`],
 //! [`read`], [`kill`], [`heal`], [`diverge`], [`copies`], [`sessions`], [`durable`], [`memory`], [`million`],
-//! [`wan`], [`strong`]. All have bounds on count and time, so that a short run is possible (`--help`). The exit code is 0
+//! [`wan`], [`strong`], [`gap`], [`contend`]. All have bounds on count and time, so that a short run is possible (`--help`). The exit code is 0
 //! whatever the figures are: a benchmark tells, a test judges. What was started is ended and what was written is removed also after an
 //! error, a panic, Ctrl-C or SIGTERM; after SIGKILL the processes end and folders stay.
 //!
@@ -27,11 +27,13 @@
 pub mod admin;
 pub mod batch;
 pub mod cluster;
+pub mod contend;
 pub mod copies;
 pub mod diverge;
 pub mod durable;
 pub mod etcd;
 pub mod flood;
+pub mod gap;
 pub mod grpc;
 pub mod heal;
 pub mod import;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use benches::setup::Setup;
 use benches::{
-    Failure, copies, diverge, durable, heal, import, kill, memory, million, pace, process, read, ready, sessions, strong, visible, wan,
+    Failure, contend, copies, diverge, durable, gap, heal, import, kill, memory, million, pace, process, read, ready, sessions, strong,
+    visible, wan,
 };
 use clap::{Parser, Subcommand};
 
@@ -56,6 +57,10 @@ enum What {
     Wan(wan::WanArgs),
     /// Strong reads and writes a second on three daemons, beside etcd.
     Strong(strong::StrongArgs),
+    /// How long strong writes pause when a daemon or a region fails.
+    Gap(gap::GapArgs),
+    /// Ten clients on one strong key.
+    Contend(contend::ContendArgs),
     /// All of them, one after the other, as they are by default.
     All {
         /// Only to see that they work: few, small and short, so that the figures say little.
@@ -65,7 +70,7 @@ enum What {
 }
 
 /// What `all` runs: each with the bounds of a short run; those of a long one are the defaults and what stands in [`LONG`].
-const SHORT: [&[&str]; 15] = [
+const SHORT: [&[&str]; 17] = [
     &["ready", "--runs", "1"],
     &["read", "--seconds", "2", "--unpaced-seconds", "1"],
     &["visible", "--writes", "20"],
@@ -79,6 +84,8 @@ const SHORT: [&[&str]; 15] = [
     &["durable", "--rounds", "1", "--seconds", "2"],
     &["memory", "--keys", "5000"],
     &["wan", "--count", "20"],
+    &["gap", "--seconds", "3"],
+    &["contend", "--seconds", "5"],
     &["strong", "--rounds", "1", "--seconds", "2"],
     &["million", "--keys", "20000"],
 ];
@@ -109,6 +116,8 @@ fn measure(setup: &Setup, what: &What) -> Result<(), Failure> {
         What::Memory(args) => memory::run(setup, *args),
         What::Durable(args) => durable::run(setup, *args),
         What::Wan(args) => wan::run(setup, *args),
+        What::Gap(args) => gap::run(setup, args),
+        What::Contend(args) => contend::run(setup, *args),
         What::Strong(args) => strong::run(setup, *args),
         What::All { short } => {
             all(*short)?.iter().for_each(|what| told(setup, what));
