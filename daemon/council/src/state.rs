@@ -498,7 +498,8 @@ mod tests {
         let next = begin(&state, tables(&[member(1, 1)], 3));
         applied(&state.apply(next));
         for class in [SlotClass::Eventual, SlotClass::Strong] {
-            applied(&state.apply(moved(class, 2, Slot::all())));
+            let from = state.class(class).epoch.0;
+            applied(&state.apply(moved(class, from, Slot::all())));
         }
         applied(&state.apply(Command::Join(member(2, 99))));
     }

@@ -57,6 +57,7 @@
 //! `tests/checker` runs this code in worlds from seeds (moves, retries, crashes that lose what was not synced, a lost disk, forgetting, slot promises), and checks
 //! that each key is linearizable, that revisions and fences only grow, that what was told not to have happened is never applied, and that everything
 //! ends once faults do. Rules that are left out are missed: by chance where chance suffices, by a directed history where it does not.
+//! `tests/model` has a model checker try every order of messages, timeouts and a move that two clients can meet, within small bounds.
 //! More seeds than the usual 20,000:
 //!
 //! ```text
