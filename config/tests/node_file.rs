@@ -200,7 +200,11 @@ fn rules_between_keys_name_both_of_them() {
         ("strong.deadline = \"100ms\"", "strong.deadline", "strong.step"),
         ("strong.channel_queue_bytes = \"1MiB\"", "strong.channel_queue_bytes", "limits.value_bytes"),
         ("strong.store_queue_bytes = \"1MiB\"", "strong.store_queue_bytes", "limits.value_bytes"),
-        ("peer.frame_bytes_max = \"1MiB\"\nstrong.page_bytes = \"2MiB\"", "peer.frame_bytes_max", "strong.page_bytes"),
+        (
+            "limits.value_bytes = \"1MiB\"\npeer.frame_bytes_max = \"2MiB\"\nstrong.page_bytes = \"4MiB\"",
+            "peer.frame_bytes_max",
+            "strong.page_bytes",
+        ),
         ("admin.listen = \"127.0.0.1:8080\"", "admin.listen", "http.listen"),
         ("peer.join = [\"a:1\"]", "peer.join", "peer.ca"),
         ("peer.advertise = \"0.0.0.0:1\"", "peer.advertise", "name or address"),

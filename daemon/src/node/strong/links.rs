@@ -93,6 +93,7 @@ async fn converse(core: &Core, peer: NodeId, class: Traffic, channel: Channel) {
         }
     };
     tokio::select! {
+        biased;
         () = pump(&outbox, out) => {}
         () = hear => {}
     }
@@ -105,6 +106,7 @@ impl Core {
         let (out, asks) = channel.split();
         let outbox = Arc::new(Outbox::new(self.options.strong.channel_queue, self.options.strong.channel_queue_bytes));
         tokio::select! {
+            biased;
             () = pump(&outbox, out) => {}
             () = self.hear_asks(&from, asks, &outbox) => {}
         }

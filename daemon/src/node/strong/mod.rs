@@ -174,7 +174,8 @@ impl Strong {
             moves: Moves::default(),
             delays: Delays::default(),
             bounds,
-            random: Mutex::new(StdRng::seed_from_u64(environment.seed ^ 0x5720)),
+            // Request ids must differ from those of every other life of this daemon, also where all lives have one seed.
+            random: Mutex::new(StdRng::seed_from_u64(environment.seed ^ 0x5720 ^ incarnation.0.rotate_left(32))),
             meters: Meters::new(),
             last_operation: AtomicU64::new(0),
             last_asker: AtomicU64::new(0),
