@@ -88,7 +88,9 @@ fn is_clean(shape: (usize, usize), faults: &[Planned]) -> bool {
         tune: Some(without_repair),
         ..Plan::new(1, TIME)
     };
-    run_alone(plan).violations.is_empty()
+    let violations = run_alone(plan).violations;
+    violations.iter().for_each(|violation| println!("{violation}"));
+    violations.is_empty()
 }
 
 #[test]
@@ -158,8 +160,8 @@ fn tells(mutation: Mutation, faults: &[Planned], lines: &[Line], tune: fn(&mut N
 #[test]
 fn e7_a_read_repair_that_comes_after_its_delete_was_forgotten_is_caught() {
     let faults =
-        [at(1_000, 600, Fault::CutOneWay { from: 2, to: 1 }), at(1_300, 3_100, Fault::LoseLarge { from: 0, to: 1, bytes_max: 600 })];
-    let lines = [ask(1_100, 2, false, Ask::Put(700)), ask(1_350, 0, true, Ask::Read), ask(2_300, 2, false, Ask::Delete)];
+        [at(9_000, 600, Fault::CutOneWay { from: 2, to: 1 }), at(9_300, 3_100, Fault::LoseLarge { from: 0, to: 1, bytes_max: 600 })];
+    let lines = [ask(9_100, 2, false, Ask::Put(700)), ask(9_350, 0, true, Ask::Read), ask(10_300, 2, false, Ask::Delete)];
     let tune = |options: &mut NodeOptions| {
         without_repair(options);
         options.read_deadline = Duration::from_secs(5);

@@ -492,7 +492,8 @@ mod tests {
         applied(&state.apply(retire(2, 2)));
         assert_eq!(refused(&mut state, Command::Join(member(2, 99))), Refusal::StillPlaced(NodeId(2)), "it is to be filled");
         for class in [SlotClass::Eventual, SlotClass::Strong] {
-            applied(&state.apply(moved(class, 1, Slot::all())));
+            let from = state.class(class).epoch.0;
+            applied(&state.apply(moved(class, from, Slot::all())));
         }
         assert_eq!(refused(&mut state, Command::Join(member(2, 99))), Refusal::StillPlaced(NodeId(2)), "it would be read from");
         let next = begin(&state, tables(&[member(1, 1)], 3));
