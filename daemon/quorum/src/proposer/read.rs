@@ -6,8 +6,9 @@ use super::round::{Kind, Round, Running, Stage, Views, read_outcome};
 use super::{Began, Output, Proposer};
 use crate::{Accepted, Ask, Configuration, Mutation, Votes};
 
-/// Times that a read is refused before it takes an identity round.
-const READ_LOSSES_MAX: u32 = 2;
+/// Times that a read is refused and tried again before it takes an identity round. Each costs two round trips and a pause: on a long way more of them would use up the time
+/// that the identity round needs, which would be given up half way and leave promises in the way of the next read.
+const READ_LOSSES_MAX: u32 = 1;
 
 impl Proposer {
     /// Begins a read, or begins it again.

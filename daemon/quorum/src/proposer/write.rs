@@ -222,8 +222,8 @@ impl Proposer {
         if !round.has_work() {
             return self.go_on(now, round, out);
         }
-        let exponent = round.losses.min(BACK_OFF_EXPONENT_MAX);
-        let micros = self.random.up_to(self.options.round_trip_micros << exponent);
+        let exponent = if round.kind == Kind::Read { 0 } else { round.losses.min(BACK_OFF_EXPONENT_MAX) };
+        let micros = self.random.up_to((self.options.round_trip_micros << exponent).min(self.options.step_micros));
         round.enter(Stage::Resting);
         out.push(Output::After { micros, timer: Timer::Step(round.tag()) });
         true
