@@ -187,15 +187,26 @@ impl Strong {
 enum Hand {
     /// It has ended there.
     Ended(Finished),
-    /// It is to go on here. It stays here from now on.
+    /// It is to go on here, for nothing happened there. It stays here from now on.
     Back(Wish),
+    /// It is to go on here, and may still be under way there.
+    Lost(Wish),
+}
+
+/// How a wish ends that may still be under way elsewhere (Q10). What was applied stays so: whoever else proposes it finds it answered. A refusal is
+/// none yet: the other daemon may propose it when its precondition holds again, after the client was told that it does not.
+fn settled(result: Result<Outcome, Failure>, is_lost: bool) -> Result<Outcome, Failure> {
+    match result {
+        Ok(Outcome::Written(Verdict::Refused(_) | Verdict::NothingThere)) if is_lost => Err(Failure::OutcomeUnknown),
+        result => result,
+    }
 }
 
 impl Core {
     /// Carries out a wish, the cheapest way first (Q12).
     pub(crate) async fn operate(&self, key: KeyName, mut wish: Wish, deadline: Instant) -> Finished {
         let slot = slot_of(&key.namespace, key.key.as_bytes());
-        let mut estimate_micros = None;
+        let (mut estimate_micros, mut is_lost) = (None, false);
         if let (Want::Change(_), Some(configuration)) = (&wish.want, self.strong.configuration(slot)) {
             self.strong.note_write(slot);
             let owner = self.strong.owner(&configuration);
@@ -213,20 +224,23 @@ impl Core {
                 match self.hand(owner, &key, wish, until).await {
                     Hand::Ended(finished) => return Finished { estimate_micros, ..finished },
                     Hand::Back(back) => wish = back,
+                    Hand::Lost(lost) => (wish, is_lost) = (lost, true),
                 }
             } else if owner == self.id() {
                 self.strong.acquire(slot);
             }
         }
-        Finished { estimate_micros, ..self.operate_here(slot, key, wish, deadline).await }
+        Finished { estimate_micros, ..self.operate_here(slot, key, wish, is_lost, deadline).await }
     }
 
     /// With this daemon's proposer. A contest that it loses goes on at the slot's owner and not at the winner, as Q13 has it: winners take turns, and would go on
     /// handing wishes to each other, while the owner is the same for everybody, so that all that contend run in its rounds together.
-    async fn operate_here(&self, slot: Slot, key: KeyName, mut wish: Wish, deadline: Instant) -> Finished {
+    async fn operate_here(&self, slot: Slot, key: KeyName, mut wish: Wish, mut is_lost: bool, deadline: Instant) -> Finished {
         loop {
             match self.strong.propose(slot, key.clone(), wish, deadline).await {
-                Ended::Done { result, course } => return Finished { result, course, by: None, estimate_micros: None },
+                Ended::Done { result, course } => {
+                    return Finished { result: settled(result, is_lost), course, by: None, estimate_micros: None };
+                }
                 Ended::HandedOver { to, wish: left } => {
                     self.strong.note_habit(&key, Habit::Shared);
                     let owner = self.strong.configuration(slot).map_or(to, |configuration| self.strong.owner(&configuration));
@@ -235,8 +249,9 @@ impl Core {
                         continue;
                     }
                     match self.hand(owner, &key, left, deadline).await {
-                        Hand::Ended(finished) => return finished,
+                        Hand::Ended(finished) => return Finished { result: settled(finished.result, is_lost), ..finished },
                         Hand::Back(back) => wish = back,
+                        Hand::Lost(lost) => (wish, is_lost) = (lost, true),
                     }
                 }
             }
@@ -252,7 +267,7 @@ impl Core {
         let call = Call { service: wire::STRONG, class: Traffic::Foreground, deadline: patience, body, retries: false };
         let answer = match self.mesh.call(to, call).await {
             Ok(answer) => wire::decode::<Handed>(&answer),
-            Err(error) if error.is_unsent() => return self.back(wish),
+            Err(error) if error.is_unsent() => return self.came_back(Hand::Back(wish)),
             Err(error) => Err(error.to_string()),
         };
         match answer {
@@ -260,14 +275,16 @@ impl Core {
                 habit.into_iter().for_each(|habit| self.strong.note_habit(key, habit));
                 Hand::Ended(Finished { result: Ok(outcome.into()), course, by: Some(to), estimate_micros: None })
             }
-            Ok(Handed::Ended { result: Err(Failure::NothingHappened(_)), .. }) => self.back(wish),
-            _ => self.back(wish.lost()),
+            Ok(Handed::Ended { result: Err(Failure::NothingHappened(_)), .. }) => self.came_back(Hand::Back(wish)),
+            // It has ended there, though nobody knows how.
+            Ok(Handed::Ended { result: Err(Failure::OutcomeUnknown), .. }) => self.came_back(Hand::Back(wish.lost())),
+            _ => self.came_back(Hand::Lost(wish.lost())),
         }
     }
 
-    fn back(&self, wish: Wish) -> Hand {
+    fn came_back(&self, hand: Hand) -> Hand {
         self.strong.meters.came_back.increment(1);
-        Hand::Back(wish)
+        hand
     }
 
     /// Answers what another daemon asks of this one's quorum path.
@@ -324,4 +341,24 @@ fn halfway(deadline: Instant) -> Instant {
 fn until(choice: &Choice, deadline: Instant) -> Instant {
     let expected = Duration::from_micros(choice.micros.unwrap_or(0));
     deadline.min(Instant::now() + expected + expected / 4 + GRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use isochrone_quorum::{Effect, Refusal, Revision};
+
+    use super::*;
+
+    #[test]
+    fn q10_of_a_wish_that_may_be_under_way_elsewhere_only_what_was_applied_is_certain() {
+        let written = |verdict| Ok(Outcome::Written(verdict));
+        let applied = || written(Verdict::Applied { revision: Revision(7), effect: Effect::Created });
+        let refused = || written(Verdict::Refused(Refusal::Precondition { found: None }));
+        assert_eq!(settled(applied(), true), applied());
+        assert_eq!(settled(Ok(Outcome::Read(None)), true), Ok(Outcome::Read(None)));
+        for uncertain in [refused(), written(Verdict::NothingThere)] {
+            assert_eq!(settled(uncertain.clone(), true), Err(Failure::OutcomeUnknown));
+            assert_eq!(settled(uncertain.clone(), false), uncertain);
+        }
+    }
 }
